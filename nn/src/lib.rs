@@ -1,0 +1,29 @@
+//! Operators and layers with their own forward and backward, on CPU and CUDA; parameters; weight files.
+//!
+//! Candle gives tensors, memory, the graph and safetensors; this crate owns the training-grade operators.
+//!
+//! - [`ops`]: free functions over tensors, channels last: `[B, H, W, C]`. Each is differentiable in every tensor argument.
+//! - [`layers`]: parameters plus an operator (`Conv2d`, `Linear`, `GroupNorm`, ...).
+//! - [`params`]: the registry of parameters, in order of creation, with seeded initialisers by name.
+//! - [`random`]: noise as a function of its coordinates (seed, purpose, step, index).
+//! - [`weights`]: safetensors files with metadata, written beside their place and renamed.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use strata_nn::{layers::Conv2d, params::ParamStore};
+//!
+//! let store = ParamStore::new(0, &Device::Cpu);
+//! let conv = Conv2d::new(&store.root().pp("conv_in"), 3, 8, 3)?;
+//! let x = Tensor::zeros((1, 5, 7, 3), DType::F32, &Device::Cpu)?;
+//! assert_eq!(conv.forward(&x)?.dims(), [1, 5, 7, 8]);
+//! # Ok::<(), strata_nn::Error>(())
+//! ```
+
+mod error;
+pub mod layers;
+pub mod ops;
+pub mod params;
+pub mod random;
+pub mod weights;
+
+pub use error::{Error, Result};

@@ -1,0 +1,24 @@
+//! Operators over tensors, channels last: activations are `[B, H, W, C]`, contiguous.
+//!
+//! Every operator is differentiable in every tensor argument, also when a tensor is used twice. On the CPU in float32 the
+//! hot ones run kernels of their own; any other device or dtype takes the same formula composed of candle's operators.
+
+mod activation;
+mod attention;
+mod convolution;
+mod dropout;
+mod embedding;
+mod linear;
+mod loss;
+mod normalization;
+mod resample;
+
+pub use activation::{geglu, gelu, gelu_tanh, silu};
+pub use attention::attention;
+pub use convolution::{Conv2dConfig, Padding, conv2d};
+pub use dropout::dropout;
+pub use embedding::sinusoidal_embedding;
+pub use linear::linear;
+pub use loss::{huber_loss, l1_loss, mse_loss};
+pub use normalization::{Activation, group_norm, layer_norm};
+pub use resample::{average_pool2x, upsample_nearest2x};
