@@ -4,5 +4,6 @@
 //! DPM-Solver. A stage is an interval of sigma with a decoder of its own; stage 1 is nearest the data.
 
 mod error;
+pub mod stages;
 
 pub use error::{Error, Result};
