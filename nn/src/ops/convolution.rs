@@ -1,7 +1,11 @@
 //! Two-dimensional convolution.
 
-use candle_core::Tensor;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
+use super::{
+    composed,
+    cpu::{self, ColumnSums, convolution::Geometry},
+};
 use crate::{Error, Result};
 
 /// Zeros added around an image before a convolution.
@@ -49,19 +53,119 @@ impl Conv2dConfig {
 /// # Errors
 /// If the shapes do not agree or the padded image is smaller than the kernel.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
-    let (h_out, w_out) = output_size(x, weight, bias, config)?;
-    composed(x, weight, bias, config, h_out, w_out)
+    let output = output_size(x, weight, bias, config)?;
+    if !cpu::applies(&[x, weight]) || bias.is_some_and(|b| !cpu::applies(&[b])) {
+        return composed::convolution::conv2d(x, weight, bias, config, output);
+    }
+    let geometry = Geometry {
+        input: x.shape().dims4().map(|(b, h, w, c)| [b, h, w, c])?,
+        output,
+        weight: weight.shape().dims4().map(|(o, i, h, w)| [o, i, h, w])?,
+        stride: config.stride,
+        top_left: [config.padding.top, config.padding.left],
+    };
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    Ok(match bias {
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Convolution(geometry))?,
+        None => x.apply_op2(&weight, Convolution(geometry))?,
+    })
 }
 
-fn output_size(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<(usize, usize)> {
-    let &[_, h, w, c_in] = x.dims() else {
+struct Convolution(Geometry);
+
+impl Convolution {
+    fn shape(&self) -> Shape {
+        let Geometry { input, output, weight, .. } = self.0;
+        (input[0], output[0], output[1], weight[0]).into()
+    }
+
+    /// Gradients of x and weight, where wanted.
+    fn gradients(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let dx = x.track_op().then(|| dy.apply_op2_no_bwd(weight, &InputGradient(self.0))).transpose()?;
+        let dw = weight.track_op().then(|| x.apply_op2_no_bwd(dy, &WeightGradient(self.0))).transpose()?;
+        Ok((dx, dw))
+    }
+}
+
+type Stored = candle_core::Result<(CpuStorage, Shape)>;
+
+impl CustomOp2 for Convolution {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Stored {
+        let y = cpu::convolution::forward(&self.0, cpu::slice(x, lx)?, cpu::slice(w, lw)?, None);
+        Ok((CpuStorage::F32(y), self.shape()))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        self.gradients(x, w, &dy.contiguous()?)
+    }
+}
+
+impl CustomOp3 for Convolution {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout, b: &CpuStorage, lb: &Layout) -> Stored {
+        let bias = cpu::slice(b, lb)?;
+        let y = cpu::convolution::forward(&self.0, cpu::slice(x, lx)?, cpu::slice(w, lw)?, Some(bias));
+        Ok((CpuStorage::F32(y), self.shape()))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, b: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Gradients3> {
+        let dy = dy.contiguous()?;
+        let (dx, dw) = self.gradients(x, w, &dy)?;
+        let db = b.track_op().then(|| dy.apply_op1_no_bwd(&ColumnSums)).transpose()?;
+        Ok((dx, dw, db))
+    }
+}
+
+type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
+
+struct InputGradient(Geometry);
+
+impl CustomOp2 for InputGradient {
+    fn name(&self) -> &'static str {
+        "conv2d input gradient"
+    }
+
+    fn cpu_fwd(&self, dy: &CpuStorage, ldy: &Layout, w: &CpuStorage, lw: &Layout) -> Stored {
+        let dx = cpu::convolution::input_gradient(&self.0, cpu::slice(dy, ldy)?, cpu::slice(w, lw)?);
+        Ok((CpuStorage::F32(dx), self.0.input.as_slice().into()))
+    }
+}
+
+struct WeightGradient(Geometry);
+
+impl CustomOp2 for WeightGradient {
+    fn name(&self) -> &'static str {
+        "conv2d weight gradient"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, dy: &CpuStorage, ldy: &Layout) -> Stored {
+        let dw = cpu::convolution::weight_gradient(&self.0, cpu::slice(x, lx)?, cpu::slice(dy, ldy)?);
+        Ok((CpuStorage::F32(dw), self.0.weight.as_slice().into()))
+    }
+}
+
+fn output_size(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<[usize; 2]> {
+    let &[b, h, w, c_in] = x.dims() else {
         return Err(Error::argument("conv2d", "x", "[B, H, W, C_in]", x.dims()));
     };
+    if b * c_in == 0 {
+        return Err(Error::argument("conv2d", "x", "no empty dimension", x.dims()));
+    }
     let &[c_out, expected_in, kh, kw] = weight.dims() else {
         return Err(Error::argument("conv2d", "weight", "[C_out, C_in, kh, kw]", weight.dims()));
     };
     if c_in != expected_in {
         return Err(Error::argument("conv2d", "x", format!("{expected_in} channels"), x.dims()));
+    }
+    if c_out == 0 {
+        return Err(Error::argument("conv2d", "weight", "no empty dimension", weight.dims()));
     }
     if let Some(b) = bias.filter(|b| b.dims() != [c_out]) {
         return Err(Error::argument("conv2d", "bias", format!("[{c_out}]"), b.dims()));
@@ -71,35 +175,5 @@ fn output_size(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2
     if stride == 0 || h < kh || w < kw || kh == 0 || kw == 0 {
         return Err(Error::argument("conv2d", "x", format!("at least {kh}x{kw} after padding, stride at least 1"), x.dims()));
     }
-    Ok(((h - kh) / stride + 1, (w - kw) / stride + 1))
-}
-
-/// im2col by slicing: exact on every device and dtype, differentiable through candle.
-fn composed(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    config: Conv2dConfig,
-    h_out: usize,
-    w_out: usize,
-) -> Result<Tensor> {
-    let (b, h, w, c_in) = x.dims4()?;
-    let (c_out, _, kh, kw) = weight.dims4()?;
-    let Conv2dConfig { stride: s, padding: p } = config;
-    let extra = |size: usize, k: usize, out: usize| (k - 1 + s * out).saturating_sub(size);
-    let x = x.pad_with_zeros(1, p.top, p.bottom + extra(h + p.top + p.bottom, kh, h_out))?;
-    let x = x.pad_with_zeros(2, p.left, p.right + extra(w + p.left + p.right, kw, w_out))?;
-    let mut taps = Vec::with_capacity(kh * kw);
-    for ky in 0..kh {
-        for kx in 0..kw {
-            let tap = x.narrow(1, ky, s * h_out)?.narrow(2, kx, s * w_out)?;
-            let tap = tap.reshape((b, h_out, s, w_out, s, c_in))?.narrow(2, 0, 1)?.narrow(4, 0, 1)?;
-            taps.push(tap.reshape((b * h_out * w_out, c_in))?);
-        }
-    }
-    let columns = Tensor::cat(&taps, 1)?;
-    let matrix = weight.permute((2, 3, 1, 0))?.reshape((kh * kw * c_in, c_out))?;
-    let y = columns.matmul(&matrix)?;
-    let y = bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?;
-    Ok(y.reshape((b, h_out, w_out, c_out))?)
+    Ok([(h - kh) / stride + 1, (w - kw) / stride + 1])
 }

@@ -5,7 +5,9 @@
 
 mod activation;
 mod attention;
+mod composed;
 mod convolution;
+mod cpu;
 mod dropout;
 mod embedding;
 mod linear;

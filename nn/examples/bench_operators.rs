@@ -1,0 +1,79 @@
+//! Times operators, forward and backward, for the comparison in `tests/bench/operators.py`.
+//!
+//! Reads one row name a line from stdin, answers one JSON line each: `{"row": ..., "milliseconds": ...}`, the time of one call
+//! after one call that warms up. The script decides how often and in which order.
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+
+use std::{io::BufRead, time::Instant};
+
+use candle_core::{Device, Tensor, Var};
+use strata_nn::{
+    Result,
+    ops::{self, Activation, Conv2dConfig},
+    random::Key,
+};
+
+fn var(dims: &[usize]) -> Var {
+    let data = Key::new(3, "bench").normal(dims.iter().product());
+    Var::from_tensor(&Tensor::from_vec(data, dims, &Device::Cpu).unwrap()).unwrap()
+}
+
+/// What a row calls, over its arguments.
+type Call = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
+
+/// `name:d0,d1,...`: the arguments and the call.
+fn row(name: &str) -> (Vec<Var>, Call) {
+    let (kind, dims) = name.split_once(':').unwrap();
+    let d: Vec<usize> = dims.split(',').map(|v| v.parse().unwrap()).collect();
+    match kind {
+        "conv" => {
+            let args = vec![var(&d[..4]), var(&[d[4], d[3], d[5], d[5]]), var(&[d[4]])];
+            let config = Conv2dConfig { stride: d[6], ..Conv2dConfig::same(d[5]) };
+            (args, Box::new(move |a| ops::conv2d(&a[0], &a[1], Some(&a[2]), config)))
+        }
+        "linear" => {
+            let args = vec![var(&d[..2]), var(&[d[2], d[1]]), var(&[d[2]])];
+            (args, Box::new(|a| ops::linear(&a[0], &a[1], Some(&a[2]))))
+        }
+        "groupnorm" => {
+            let args = vec![var(&d[..4]), var(&d[3..4]), var(&d[3..4])];
+            (args, Box::new(|a| ops::group_norm(&a[0], &a[1], &a[2], 32, 1e-5, None, Activation::Silu)))
+        }
+        "layernorm" => {
+            let args = vec![var(&d[..3]), var(&d[2..3]), var(&d[2..3])];
+            (args, Box::new(|a| ops::layer_norm(&a[0], &a[1], &a[2], 1e-5)))
+        }
+        "silu" => (vec![var(&d)], Box::new(|a| ops::silu(&a[0]))),
+        "geglu" => (vec![var(&d)], Box::new(|a| ops::geglu(&a[0]))),
+        "upsample" => (vec![var(&d)], Box::new(|a| ops::upsample_nearest2x(&a[0]))),
+        "attention" => {
+            let scale = 1.0 / (d[3] as f64).sqrt();
+            let args = vec![var(&d[..4]), var(&d[..4]), var(&d[..4])];
+            (args, Box::new(move |a| ops::attention(&a[0], &a[1], &a[2], scale, None)))
+        }
+        _ => unreachable!("unknown row {name}"),
+    }
+}
+
+/// Milliseconds of one forward and backward pass (`train`) or of one forward pass without a graph.
+fn time(args: &[Var], call: &Call, train: bool) -> Result<f64> {
+    let tensors: Vec<Tensor> = args.iter().map(|v| if train { v.as_tensor().clone() } else { v.as_detached_tensor() }).collect();
+    let start = Instant::now();
+    let y = call(&tensors)?;
+    if train {
+        y.backward()?;
+    }
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+fn main() -> Result<()> {
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let (mode, name) = line.split_once(' ').unwrap();
+        let (args, call) = row(name);
+        let train = mode == "train";
+        time(&args, &call, train)?;
+        println!("{{\"row\": \"{line}\", \"milliseconds\": {}}}", time(&args, &call, train)?);
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! Convolution and both its gradients as matrix products over tiles of windows.
+
+use rayon::prelude::*;
+
+use super::{
+    gather::Gather,
+    gemm::{Matrix, gemm},
+    reduce::add,
+    with_scratch,
+};
+
+/// Shapes of one convolution, all known to agree.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    /// Batch, height, width and channels of the input.
+    pub input: [usize; 4],
+    /// Height and width of the output.
+    pub output: [usize; 2],
+    /// `[C_out, C_in, kh, kw]`.
+    pub weight: [usize; 4],
+    /// Step.
+    pub stride: usize,
+    /// Zeros above and at the left.
+    pub top_left: [usize; 2],
+}
+
+/// Floats of a tile of windows: about half of a second-level cache.
+const TILE_FLOATS: usize = 1 << 18;
+
+/// `[B, H', W', C_out]` of x and weight, plus bias.
+pub(crate) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    let [c_out, c_in, kh, kw] = g.weight;
+    let gather = g.windows();
+    if kh * kw == 1 {
+        return product(&gather, x, Matrix::strided(weight, 1, c_in), c_out, bias);
+    }
+    let taps: Vec<usize> = (0..kh * kw).collect();
+    let matrix = pack_forward(weight, g.weight, &taps);
+    product(&gather, x, Matrix::rows(&matrix, c_out), c_out, bias)
+}
+
+/// Gradient of the input, `[B, H, W, C_in]`, from that of the output.
+pub(crate) fn input_gradient(g: &Geometry, dy: &[f32], weight: &[f32]) -> Vec<f32> {
+    if g.stride == 1 {
+        return phase(g, dy, weight, [0, 0]);
+    }
+    let [batch, h, w, c] = g.input;
+    let mut dx = vec![0.0; batch * h * w * c];
+    for py in 0..g.stride.min(h) {
+        for px in 0..g.stride.min(w) {
+            let part = phase(g, dy, weight, [py, px]);
+            interleave(&mut dx, &part, g, [py, px]);
+        }
+    }
+    dx
+}
+
+/// Gradient of the weight, `[C_out, C_in, kh, kw]`, from the input and the gradient of the output.
+pub(crate) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let gather = g.windows();
+    let (c_out, k, pixels) = (g.weight[0], gather.window(), gather.pixels());
+    let (rows, spans) = weight_blocks(k, pixels);
+    let blocks = k.div_ceil(rows);
+    let mut partial = vec![0.0; spans * k * c_out];
+    let tasks: Vec<(usize, &mut [f32])> =
+        partial.chunks_mut(k * c_out).flat_map(|span| span.chunks_mut(rows * c_out)).enumerate().collect();
+    tasks.into_par_iter().for_each(|(i, out)| {
+        let (span, first) = (i / blocks, (i % blocks) * rows);
+        let span = span * pixels / spans..(span + 1) * pixels / spans;
+        weight_block(&gather, x, dy, span, first, out);
+    });
+    let (total, others) = partial.split_at_mut(k * c_out);
+    total.par_chunks_mut(1 << 14).enumerate().for_each(|(i, total)| {
+        for other in others.chunks_exact(k * c_out) {
+            add(total, &other[i << 14..(i << 14) + total.len()]);
+        }
+    });
+    unpack(total, g.weight)
+}
+
+impl Geometry {
+    fn windows(&self) -> Gather {
+        let [_, _, kh, kw] = self.weight;
+        let [top, left] = self.top_left;
+        Gather {
+            source: self.input,
+            grid: self.output,
+            stride: self.stride,
+            taps: [kh, kw],
+            origin: [-(top as isize), -(left as isize)],
+        }
+    }
+}
+
+/// Windows times `matrix` (`[window, n]`), plus bias.
+fn product(gather: &Gather, source: &[f32], matrix: Matrix<'_>, n: usize, bias: Option<&[f32]>) -> Vec<f32> {
+    let (k, pixels) = (gather.window(), gather.pixels());
+    let mut y = vec![0.0; pixels * n];
+    let tile = tile_pixels(k, pixels);
+    y.par_chunks_mut(tile * n).enumerate().for_each(|(i, y)| {
+        let count = y.len() / n;
+        if let Some(bias) = bias {
+            y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias));
+        }
+        let first = i * tile;
+        if gather.is_identity() {
+            let rows = Matrix::rows(&source[first * k..(first + count) * k], k);
+            return gemm([count, n, k], (y, n), bias.is_some(), 1.0, rows, matrix);
+        }
+        with_scratch(count * k, |columns| {
+            gather.columns(source, first..first + count, 0..k, columns);
+            gemm([count, n, k], (y, n), bias.is_some(), 1.0, Matrix::rows(columns, k), matrix);
+        });
+    });
+    y
+}
+
+/// Pixels of one tile: its windows fit in the cache, and there are some tiles for every thread.
+fn tile_pixels(k: usize, pixels: usize) -> usize {
+    let fitting = (TILE_FLOATS / k).clamp(48, 256);
+    fitting.min(pixels.div_ceil(8)).next_multiple_of(8)
+}
+
+/// The pixels (py, px) + stride·(i, j) of the input's gradient: a convolution of dy with every stride-th tap, flipped.
+fn phase(g: &Geometry, dy: &[f32], weight: &[f32], start: [usize; 2]) -> Vec<f32> {
+    let [batch, h, w, c_in] = g.input;
+    let [c_out, _, kh, kw] = g.weight;
+    let y = Axis::new(start[0], g.top_left[0], g.stride, kh, h);
+    let x = Axis::new(start[1], g.top_left[1], g.stride, kw, w);
+    if y.taps.is_empty() || x.taps.is_empty() {
+        return vec![0.0; batch * y.count * x.count * c_in];
+    }
+    let gather = Gather {
+        source: [batch, g.output[0], g.output[1], c_out],
+        grid: [y.count, x.count],
+        stride: 1,
+        taps: [y.taps.len(), x.taps.len()],
+        origin: [y.origin, x.origin],
+    };
+    if kh * kw == 1 {
+        return product(&gather, dy, Matrix::rows(weight, c_in), c_in, None);
+    }
+    let taps: Vec<usize> = y.taps.iter().flat_map(|ky| x.taps.iter().map(move |kx| ky * kw + kx)).collect();
+    let matrix = pack_backward(weight, g.weight, &taps);
+    product(&gather, dy, Matrix::rows(&matrix, c_in), c_in, None)
+}
+
+/// One direction of a phase: which taps meet its pixels, in the order of the output pixels that they come from.
+struct Axis {
+    taps: Vec<usize>,
+    origin: isize,
+    count: usize,
+}
+
+impl Axis {
+    /// Input position i = start + stride·q receives from output o = (i + before - tap) / stride where that is whole.
+    fn new(start: usize, before: usize, stride: usize, kernel: usize, size: usize) -> Self {
+        let residue = (start + before) % stride;
+        let taps: Vec<usize> = (residue..kernel).step_by(stride).collect::<Vec<_>>().into_iter().rev().collect();
+        let origin = ((start + before) / stride) as isize + 1 - taps.len() as isize;
+        Self { taps, origin, count: size.saturating_sub(start).div_ceil(stride) }
+    }
+}
+
+/// Writes the pixels of one phase to their places in dx.
+fn interleave(dx: &mut [f32], part: &[f32], g: &Geometry, [py, px]: [usize; 2]) {
+    let ([_, h, w, c], s) = (g.input, g.stride);
+    let (rows, columns) = ((h - py).div_ceil(s), (w - px).div_ceil(s));
+    dx.par_chunks_mut(w * c).enumerate().filter(|(row, _)| row % h % s == py).for_each(|(row, line)| {
+        let first = (row / h * rows + row % h / s) * columns * c;
+        for (j, pixel) in part[first..first + columns * c].chunks_exact(c).enumerate() {
+            let x = px + s * j;
+            line[x * c..(x + 1) * c].copy_from_slice(pixel);
+        }
+    });
+}
+
+/// How the weight's gradient is cut: rows of the `[window, C_out]` matrix per piece, and spans of pixels, summed afterwards.
+fn weight_blocks(k: usize, pixels: usize) -> (usize, usize) {
+    let rows = k.div_ceil(k.div_ceil(160)).next_multiple_of(8).min(k);
+    let spans = (16 / k.div_ceil(rows)).clamp(1, pixels.div_ceil(512));
+    (rows, spans)
+}
+
+/// `windows[span, first..]ᵀ · dy[span]` for as many window elements as `out` has rows.
+fn weight_block(gather: &Gather, x: &[f32], dy: &[f32], span: std::ops::Range<usize>, first: usize, out: &mut [f32]) {
+    let c_out = dy.len() / gather.pixels();
+    let rows = out.len() / c_out;
+    let (window, tile) = (gather.window(), 512);
+    for begin in span.clone().step_by(tile) {
+        let end = span.end.min(begin + tile);
+        let (count, dy) = (end - begin, Matrix::rows(&dy[begin * c_out..end * c_out], c_out));
+        let again = begin > span.start;
+        if gather.is_identity() {
+            let columns = Matrix::rows(&x[begin * window + first..], window);
+            gemm([rows, c_out, count], (out, c_out), again, 1.0, columns.t(), dy);
+            continue;
+        }
+        with_scratch(count * rows, |columns| {
+            gather.columns(x, begin..end, first..first + rows, columns);
+            gemm([rows, c_out, count], (out, c_out), again, 1.0, Matrix::rows(columns, rows).t(), dy);
+        });
+    }
+}
+
+/// `[C_out, C_in, taps]` -> `[taps, C_in, C_out]`.
+fn pack_forward(weight: &[f32], [c_out, c_in, kh, kw]: [usize; 4], taps: &[usize]) -> Vec<f32> {
+    let area = kh * kw;
+    let mut packed = vec![0.0; taps.len() * c_in * c_out];
+    packed.par_chunks_mut(c_out).enumerate().with_min_len(64).for_each(|(row, out)| {
+        let (tap, ci) = (taps[row / c_in], row % c_in);
+        for (co, v) in out.iter_mut().enumerate() {
+            *v = weight[(co * c_in + ci) * area + tap];
+        }
+    });
+    packed
+}
+
+/// `[C_out, C_in, taps]` -> `[taps, C_out, C_in]`.
+fn pack_backward(weight: &[f32], [c_out, c_in, kh, kw]: [usize; 4], taps: &[usize]) -> Vec<f32> {
+    let area = kh * kw;
+    let mut packed = vec![0.0; taps.len() * c_out * c_in];
+    packed.par_chunks_mut(c_in).enumerate().with_min_len(64).for_each(|(row, out)| {
+        let (tap, co) = (taps[row / c_out], row % c_out);
+        for (v, w) in out.iter_mut().zip(weight[co * c_in * area + tap..].iter().step_by(area)) {
+            *v = *w;
+        }
+    });
+    packed
+}
+
+/// `[taps, C_in, C_out]` -> `[C_out, C_in, taps]`.
+fn unpack(packed: &[f32], [c_out, c_in, kh, kw]: [usize; 4]) -> Vec<f32> {
+    let area = kh * kw;
+    let mut weight = vec![0.0; packed.len()];
+    weight.par_chunks_mut(c_in * area).enumerate().with_min_len(4).for_each(|(co, out)| {
+        for (ci, out) in out.chunks_exact_mut(area).enumerate() {
+            for (tap, v) in out.iter_mut().enumerate() {
+                *v = packed[(tap * c_in + ci) * c_out + co];
+            }
+        }
+    });
+    weight
+}
