@@ -1,0 +1,168 @@
+//! The state of Adam for one tensor, and one step of it: on the host as a sweep in place, elsewhere as tensor operators.
+
+use std::sync::Mutex;
+
+use candle_core::{DType, Tensor, Var};
+
+use crate::{
+    Result,
+    gradients::{Sanitize, wrong_dtype},
+    host::{Real, on_host},
+    sweep::{AdamStep, Coefficients, Moments},
+};
+
+/// Moments live as vectors where the sweep runs on the host, as tensors elsewhere.
+#[derive(Debug)]
+pub(crate) enum State {
+    F32(Moments<f32>),
+    F64(Moments<f64>),
+    Device { mean: Tensor, square: Tensor, peak: Option<Tensor> },
+}
+
+/// What one step of one tensor is done with; `k` counts the steps of this tensor from 1.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rates {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub decoupled: bool,
+    pub lr: f64,
+    pub weight_decay: f64,
+    pub clip: f64,
+    pub k: u64,
+    pub sanitize: Option<Sanitize>,
+}
+
+impl Rates {
+    fn coefficients<T: Real>(&self) -> Coefficients<T> {
+        let k = self.k as f64;
+        let shrink = if self.decoupled { 1.0 - self.lr * self.weight_decay } else { 1.0 };
+        Coefficients {
+            beta1: T::from_double(self.beta1),
+            one_minus_beta1: T::from_double(1.0 - self.beta1),
+            beta2: T::from_double(self.beta2),
+            one_minus_beta2: T::from_double(1.0 - self.beta2),
+            eps: T::from_double(self.eps),
+            step_size: T::from_double(self.lr / (1.0 - self.beta1.powf(k))),
+            root_correction2: T::from_double((1.0 - self.beta2.powf(k)).sqrt()),
+            shrink: T::from_double(shrink),
+            l2: T::from_double(if self.decoupled { 0.0 } else { self.weight_decay }),
+            clip: T::from_double(self.clip),
+        }
+    }
+}
+
+impl State {
+    /// Zeros. Errors if `var` is neither float32 nor float64.
+    pub fn new(var: &Var, amsgrad: bool) -> Result<Self> {
+        let n = var.elem_count();
+        match var.dtype() {
+            DType::F32 | DType::F64 if !on_host(var) => {
+                let zeros = || var.as_detached_tensor().zeros_like();
+                Ok(Self::Device { mean: zeros()?, square: zeros()?, peak: amsgrad.then(zeros).transpose()? })
+            }
+            DType::F32 => Ok(Self::F32(Moments::zeros(n, amsgrad))),
+            DType::F64 => Ok(Self::F64(Moments::zeros(n, amsgrad))),
+            other => Err(wrong_dtype(other)),
+        }
+    }
+
+    /// One step of `var` along the contiguous `grad`.
+    pub fn step(&mut self, var: &Var, grad: &Tensor, rates: &Rates) -> Result<()> {
+        match self {
+            Self::F32(moments) => sweep(var, grad, moments, rates),
+            Self::F64(moments) => sweep(var, grad, moments, rates),
+            Self::Device { mean, square, peak } => on_device(var, grad, (mean, square, peak), rates),
+        }
+    }
+
+    /// Copies of the moments in the shape of `var`, by the end of their names.
+    pub fn tensors(&self, var: &Var) -> Result<Vec<(&'static str, Tensor)>> {
+        match self {
+            Self::F32(moments) => moments.tensors(var),
+            Self::F64(moments) => moments.tensors(var),
+            Self::Device { mean, square, peak } => {
+                Ok([("exp_avg", Some(mean)), ("exp_avg_sq", Some(square)), ("max_exp_avg_sq", peak.as_ref())]
+                    .into_iter()
+                    .filter_map(|(name, t)| Some((name, t?.clone())))
+                    .collect())
+            }
+        }
+    }
+
+    /// Takes the moments from `tensor`, which answers by the end of the name and the shape has been checked of.
+    pub fn load(&mut self, var: &Var, tensor: impl Fn(&str) -> Result<Tensor>) -> Result<()> {
+        match self {
+            Self::F32(moments) => moments.load(tensor),
+            Self::F64(moments) => moments.load(tensor),
+            Self::Device { mean, square, peak } => {
+                let fetch = |name: &str| -> Result<Tensor> { Ok(tensor(name)?.to_dtype(var.dtype())?.to_device(var.device())?) };
+                *mean = fetch("exp_avg")?;
+                *square = fetch("exp_avg_sq")?;
+                if let Some(peak) = peak {
+                    *peak = fetch("max_exp_avg_sq")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl<T: Real> Moments<T> {
+    fn zeros(n: usize, amsgrad: bool) -> Self {
+        let zeros = |n| vec![T::from_double(0.0); n];
+        Self { mean: zeros(n), square: zeros(n), peak: zeros(if amsgrad { n } else { 0 }), amsgrad }
+    }
+
+    fn tensors(&self, var: &Var) -> Result<Vec<(&'static str, Tensor)>> {
+        let copy = |data: &Vec<T>| Tensor::from_slice(data, var.shape(), var.device());
+        let mut tensors = vec![("exp_avg", copy(&self.mean)?), ("exp_avg_sq", copy(&self.square)?)];
+        if self.amsgrad {
+            tensors.push(("max_exp_avg_sq", copy(&self.peak)?));
+        }
+        Ok(tensors)
+    }
+
+    fn load(&mut self, tensor: impl Fn(&str) -> Result<Tensor>) -> Result<()> {
+        let fetch = |name: &str| -> Result<Vec<T>> { Ok(tensor(name)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1()?) };
+        self.mean = fetch("exp_avg")?;
+        self.square = fetch("exp_avg_sq")?;
+        if self.amsgrad {
+            self.peak = fetch("max_exp_avg_sq")?;
+        }
+        Ok(())
+    }
+}
+
+fn sweep<T: Real>(var: &Var, grad: &Tensor, moments: &mut Moments<T>, rates: &Rates) -> Result<()> {
+    let step = AdamStep {
+        coefficients: rates.coefficients(),
+        moments: Mutex::new(moments),
+        replace: rates.sanitize.map(Sanitize::replace),
+    };
+    Ok(var.inplace_op2(grad, &step)?)
+}
+
+type DeviceMoments<'a> = (&'a mut Tensor, &'a mut Tensor, &'a mut Option<Tensor>);
+
+fn on_device(var: &Var, grad: &Tensor, (mean, square, peak): DeviceMoments<'_>, rates: &Rates) -> Result<()> {
+    let c = rates.coefficients::<f64>();
+    let p = var.as_detached_tensor();
+    let grad = match rates.sanitize {
+        Some(sanitize) => sanitize.apply(grad)?,
+        None => grad.clone(),
+    };
+    let g = (grad.affine(c.clip, 0.0)? + p.affine(c.l2, 0.0)?)?;
+    *mean = (mean.affine(c.beta1, 0.0)? + g.affine(c.one_minus_beta1, 0.0)?)?;
+    *square = (square.affine(c.beta2, 0.0)? + g.sqr()?.affine(c.one_minus_beta2, 0.0)?)?;
+    let v_hat = match peak {
+        Some(peak) => {
+            *peak = peak.maximum(&*square)?;
+            peak.clone()
+        }
+        None => square.clone(),
+    };
+    let denominator = v_hat.sqrt()?.affine(1.0 / c.root_correction2, c.eps)?;
+    let change = (&*mean / denominator)?.affine(c.step_size, 0.0)?;
+    Ok(var.set(&(p.affine(c.shrink, 0.0)? - change)?)?)
+}

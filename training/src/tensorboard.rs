@@ -1,0 +1,148 @@
+//! Event files of scalars that TensorBoard opens: records of a length, a checksum, a message and a checksum.
+//!
+//! The messages are written by hand: `Event` (`wall_time` 1, `step` 2, `file_version` 3, `summary` 5, `session_log` 7),
+//! `Summary.Value` (`tag` 1, `simple_value` 2) and `SessionLog` (`status` 1) of TensorFlow's event.proto and summary.proto.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::{Error, Result};
+
+/// Writes one event file.
+#[derive(Debug)]
+pub struct EventWriter {
+    path: PathBuf,
+    file: File,
+}
+
+impl EventWriter {
+    /// A new event file in `folder`. `step` is where the run begins or goes on: TensorBoard drops what earlier files
+    /// of the folder hold at or beyond it.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn create(folder: &Path, step: u64) -> Result<Self> {
+        let (mut file, path) = new_file(folder)?;
+        let mut version = Message::default();
+        version.double(1, now()).bytes(3, b"brain.Event:2");
+        let mut session = Message::default();
+        session.varint(1, 1);
+        let mut start = Message::default();
+        start.double(1, now()).varint(2, step).bytes(7, &session.0);
+        let data = [record(&version.0), record(&start.0)].concat();
+        file.write_all(&data).map_err(|e| Error::file(&path, e))?;
+        Ok(Self { path, file })
+    }
+
+    /// Adds the values of `scalars` at `step` under their tags, for example `loss/stage1`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<()> {
+        let mut summary = Message::default();
+        for (tag, value) in scalars {
+            let mut entry = Message::default();
+            entry.bytes(1, tag.as_bytes()).float(2, *value as f32);
+            summary.bytes(1, &entry.0);
+        }
+        let mut event = Message::default();
+        event.double(1, now()).varint(2, step).bytes(5, &summary.0);
+        self.file.write_all(&record(&event.0)).map_err(|e| Error::file(&self.path, e))
+    }
+}
+
+/// A file of a name that does not exist yet: TensorBoard reads the files of a folder in the order of their names.
+fn new_file(folder: &Path) -> Result<(File, PathBuf)> {
+    let seconds = now() as u64;
+    let mut n = 0;
+    loop {
+        let path = folder.join(format!("events.out.tfevents.{seconds:010}.strata.{}.{n}", std::process::id()));
+        match OpenOptions::new().create_new(true).append(true).open(&path) {
+            Ok(file) => return Ok((file, path)),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => n += 1,
+            Err(e) => return Err(Error::file(path, e)),
+        }
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// A protocol-buffer message under construction.
+#[derive(Default)]
+struct Message(Vec<u8>);
+
+impl Message {
+    fn key(&mut self, field: u64, wire_type: u64) {
+        self.number(field << 3 | wire_type);
+    }
+
+    fn number(&mut self, mut v: u64) {
+        while v >= 0x80 {
+            self.0.push((v & 0x7f) as u8 | 0x80);
+            v >>= 7;
+        }
+        self.0.push(v as u8);
+    }
+
+    fn varint(&mut self, field: u64, v: u64) -> &mut Self {
+        self.key(field, 0);
+        self.number(v);
+        self
+    }
+
+    fn double(&mut self, field: u64, v: f64) -> &mut Self {
+        self.key(field, 1);
+        self.0.extend(v.to_le_bytes());
+        self
+    }
+
+    fn bytes(&mut self, field: u64, data: &[u8]) -> &mut Self {
+        self.key(field, 2);
+        self.number(data.len() as u64);
+        self.0.extend(data);
+        self
+    }
+
+    fn float(&mut self, field: u64, v: f32) -> &mut Self {
+        self.key(field, 5);
+        self.0.extend(v.to_le_bytes());
+        self
+    }
+}
+
+fn record(message: &[u8]) -> Vec<u8> {
+    let length = (message.len() as u64).to_le_bytes();
+    [&length[..], &masked(&length).to_le_bytes(), message, &masked(message).to_le_bytes()].concat()
+}
+
+/// The checksum as records store it, so that a checksum over data with checksums stays strong.
+fn masked(data: &[u8]) -> u32 {
+    crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// CRC-32C (Castagnoli), reflected.
+fn crc32c(data: &[u8]) -> u32 {
+    !data.iter().fold(!0, |crc, byte| TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize] ^ (crc >> 8))
+}
+
+const TABLE: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let mut crc = i as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
+            bit += 1;
+        }
+        table[i] = crc;
+        i += 1;
+    }
+    table
+};
