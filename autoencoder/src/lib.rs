@@ -1,1 +1,41 @@
-//! placeholder
+//! Autoencoders between pixels and latents, and their training.
+//!
+//! The literature calls this the first stage of latent diffusion; here a stage is an interval of noise levels, so this is the
+//! autoencoder and nothing else.
+//!
+//! - [`AutoencoderKl`], [`VqModel`], [`AutoencoderTiny`]: the networks. One implementation each, whose configuration
+//!   expresses the published variants.
+//! - [`Posterior`]: the Gaussian that a KL encoder answers.
+//! - [`layouts`]: configuration files and weight names of published models, both ways.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use strata_autoencoder::{AutoencoderKl, KlConfig, Posterior};
+//! use strata_nn::params::ParamStore;
+//!
+//! let config = KlConfig { channels: vec![8, 16, 16], norm_groups: 8, ..KlConfig::default() };
+//! let store = ParamStore::new(0, &Device::Cpu);
+//! let autoencoder = AutoencoderKl::new(&config, &store.root())?;
+//! let x = Tensor::zeros((1, 3, 16, 32), DType::F32, &Device::Cpu)?;
+//! let posterior = Posterior::new(&autoencoder.encode_moments(&x)?)?;
+//! assert_eq!(posterior.mode().dims(), [1, 4, 4, 8]);
+//! assert_eq!(autoencoder.decode(posterior.mode())?.dims(), [1, 3, 16, 32]);
+//! # Ok::<(), strata_autoencoder::Error>(())
+//! ```
+
+mod blocks;
+mod coder;
+mod config;
+mod error;
+mod kl;
+pub mod layouts;
+mod posterior;
+mod tiny;
+mod vq;
+
+pub use config::{CoderConfig, KlConfig, Resampling};
+pub use error::{Error, Result};
+pub use kl::AutoencoderKl;
+pub use posterior::Posterior;
+pub use tiny::{AutoencoderTiny, TinyConfig};
+pub use vq::{Quantized, VqConfig, VqModel};
