@@ -1,0 +1,13 @@
+//! Kinds of the area `optim`: optimizer, EMA, learning rate and gradient cases.
+
+use anyhow::{Result, bail};
+
+use crate::golden::{Answer, Case};
+
+/// Runs one case of this area.
+///
+/// # Errors
+/// If the kind is none of this area, or the case cannot be computed.
+pub fn run(case: &Case) -> Result<Answer> {
+    bail!("`{}` is no kind of the area optim", case.kind)
+}

@@ -1,0 +1,13 @@
+//! Kinds of the area `score_sde_unet`: NCSN++ U-Net cases.
+
+use anyhow::{Result, bail};
+
+use crate::golden::{Answer, Case};
+
+/// Runs one case of this area.
+///
+/// # Errors
+/// If the kind is none of this area, or the case cannot be computed.
+pub fn run(case: &Case) -> Result<Answer> {
+    bail!("`{}` is no kind of the area score_sde_unet", case.kind)
+}
