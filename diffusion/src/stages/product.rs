@@ -64,6 +64,6 @@ mod tests {
         times_transposed(a, Matrix { values: &b, rows: 4, cols: 3 }, &mut out);
         assert_eq!(out, [7.0, 8.0, 3.0, 12.0, 16.0, 17.0, 7.5, 30.0]);
         times(a, Matrix { values: &b, rows: 3, cols: 4 }, &mut out);
-        assert_eq!(out, [8.5, 7.5, 13.0, 6.0, 22.0, 15.0, 31.0, 12.0 + 0.0 - 4.0 + 1.0]);
+        assert_eq!(out, [8.5, 8.0, 9.0, 6.0, 22.0, 17.0, 22.5, 10.5]);
     }
 }
