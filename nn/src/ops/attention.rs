@@ -1,34 +1,34 @@
 //! Softmax attention.
 
-use candle_core::{D, Tensor};
+use std::sync::OnceLock;
 
+use candle_core::{DType, Tensor};
+
+use super::{
+    composed,
+    cpu::{self, attention::Attention, kernel::apply3},
+    not_empty,
+};
 use crate::{Error, Result};
 
 /// `softmax(scale · q kᵀ) v` per head. q: `[B, Tq, H, d]`, k and v: `[B, Tk, H, d]`; answers `[B, Tq, H, d]`.
-/// `mask`: `[B, Tk]`, 0 where a key takes no part, 1 elsewhere.
+/// `mask`: `[B, Tk]`, 0 where a key takes no part, 1 elsewhere; it receives no gradient.
 ///
 /// # Errors
 /// If the shapes do not agree.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
-    check(q, k, v, mask)?;
-    let heads_first = |x: &Tensor| x.transpose(1, 2)?.contiguous();
-    let (q, k, v) = (heads_first(&(q * scale)?)?, heads_first(k)?, heads_first(v)?);
-    let mut scores = q.matmul(&k.t()?)?;
-    if let Some(mask) = mask {
-        let (b, t) = mask.dims2()?;
-        let bias = mask.to_dtype(scores.dtype())?.affine(1e30, -1e30)?.reshape((b, 1, 1, t))?;
-        scores = scores.broadcast_add(&bias)?;
+    let [batch, queries, heads, width, keys] = check(q, k, v, mask)?;
+    if !cpu::applies(&[q, k, v]) {
+        return composed::attention::attention(q, k, v, scale, mask);
     }
-    Ok(softmax(&scores)?.matmul(&v)?.transpose(1, 2)?.contiguous()?)
+    let bias = mask.map(|m| m.to_dtype(DType::F32)?.affine(1e30, -1e30)?.flatten_all()?.to_vec1()).transpose()?;
+    let scale = scale as f32;
+    apply3(Attention { batch, heads, queries, keys, width, scale, bias, softmax: OnceLock::new() }, q, k, v)
 }
 
-fn softmax(x: &Tensor) -> Result<Tensor> {
-    let e = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?.exp()?;
-    Ok(e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?)
-}
-
-fn check(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<()> {
-    let (&[b, _, h, d], &[_, tk, ..]) = (q.dims(), k.dims()) else {
+/// Batch, queries, heads, width, keys.
+fn check(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<[usize; 5]> {
+    let (&[b, tq, h, d], &[_, tk, ..]) = (q.dims(), k.dims()) else {
         return Err(Error::argument("attention", "q, k", "[B, T, H, d]", (q.dims(), k.dims())));
     };
     for (argument, x) in [("k", k), ("v", v)] {
@@ -36,8 +36,10 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<()
             return Err(Error::argument("attention", argument, format!("{:?}", [b, tk, h, d]), x.dims()));
         }
     }
+    not_empty("attention", "q", q)?;
+    not_empty("attention", "k", k)?;
     match mask {
         Some(m) if m.dims() != [b, tk] => Err(Error::argument("attention", "mask", format!("{:?}", [b, tk]), m.dims())),
-        _ => Ok(()),
+        _ => Ok([b, tq, h, d, tk]),
     }
 }

@@ -1,10 +1,14 @@
 //! Two-dimensional convolution.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::Tensor;
 
 use super::{
     composed,
-    cpu::{self, ColumnSums, convolution::Geometry},
+    cpu::{
+        self,
+        convolution::Geometry,
+        kernel::{apply2, apply3},
+    },
 };
 use crate::{Error, Result};
 
@@ -64,90 +68,9 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2d
         stride: config.stride,
         top_left: [config.padding.top, config.padding.left],
     };
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    Ok(match bias {
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Convolution(geometry))?,
-        None => x.apply_op2(&weight, Convolution(geometry))?,
-    })
-}
-
-struct Convolution(Geometry);
-
-impl Convolution {
-    fn shape(&self) -> Shape {
-        let Geometry { input, output, weight, .. } = self.0;
-        (input[0], output[0], output[1], weight[0]).into()
-    }
-
-    /// Gradients of x and weight, where wanted.
-    fn gradients(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let dx = x.track_op().then(|| dy.apply_op2_no_bwd(weight, &InputGradient(self.0))).transpose()?;
-        let dw = weight.track_op().then(|| x.apply_op2_no_bwd(dy, &WeightGradient(self.0))).transpose()?;
-        Ok((dx, dw))
-    }
-}
-
-type Stored = candle_core::Result<(CpuStorage, Shape)>;
-
-impl CustomOp2 for Convolution {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Stored {
-        let y = cpu::convolution::forward(&self.0, cpu::slice(x, lx)?, cpu::slice(w, lw)?, None);
-        Ok((CpuStorage::F32(y), self.shape()))
-    }
-
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        self.gradients(x, w, &dy.contiguous()?)
-    }
-}
-
-impl CustomOp3 for Convolution {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout, b: &CpuStorage, lb: &Layout) -> Stored {
-        let bias = cpu::slice(b, lb)?;
-        let y = cpu::convolution::forward(&self.0, cpu::slice(x, lx)?, cpu::slice(w, lw)?, Some(bias));
-        Ok((CpuStorage::F32(y), self.shape()))
-    }
-
-    fn bwd(&self, x: &Tensor, w: &Tensor, b: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Gradients3> {
-        let dy = dy.contiguous()?;
-        let (dx, dw) = self.gradients(x, w, &dy)?;
-        let db = b.track_op().then(|| dy.apply_op1_no_bwd(&ColumnSums)).transpose()?;
-        Ok((dx, dw, db))
-    }
-}
-
-type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
-
-struct InputGradient(Geometry);
-
-impl CustomOp2 for InputGradient {
-    fn name(&self) -> &'static str {
-        "conv2d input gradient"
-    }
-
-    fn cpu_fwd(&self, dy: &CpuStorage, ldy: &Layout, w: &CpuStorage, lw: &Layout) -> Stored {
-        let dx = cpu::convolution::input_gradient(&self.0, cpu::slice(dy, ldy)?, cpu::slice(w, lw)?);
-        Ok((CpuStorage::F32(dx), self.0.input.as_slice().into()))
-    }
-}
-
-struct WeightGradient(Geometry);
-
-impl CustomOp2 for WeightGradient {
-    fn name(&self) -> &'static str {
-        "conv2d weight gradient"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, dy: &CpuStorage, ldy: &Layout) -> Stored {
-        let dw = cpu::convolution::weight_gradient(&self.0, cpu::slice(x, lx)?, cpu::slice(dy, ldy)?);
-        Ok((CpuStorage::F32(dw), self.0.weight.as_slice().into()))
+    match bias {
+        Some(bias) => apply3(geometry, x, weight, bias),
+        None => apply2(geometry, x, weight),
     }
 }
 

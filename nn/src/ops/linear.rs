@@ -2,6 +2,15 @@
 
 use candle_core::Tensor;
 
+use super::{
+    composed,
+    cpu::{
+        self,
+        kernel::{apply2, apply3},
+        linear::{Linear, Sizes},
+    },
+    not_empty,
+};
 use crate::{Error, Result};
 
 /// `x Wᵀ + b`. x: `[..., n_in]`, weight: `[n_out, n_in]`, bias: `[n_out]`; answers `[..., n_out]`.
@@ -18,11 +27,18 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if let Some(b) = bias.filter(|b| b.dims() != [n_out]) {
         return Err(Error::argument("linear", "bias", format!("[{n_out}]"), b.dims()));
     }
-    let mut dims = x.dims().to_vec();
-    let y = x.reshape(((), n_in))?.matmul(&weight.t()?)?;
-    let y = bias.map_or(Ok(y.clone()), |b| y.broadcast_add(b))?;
-    if let Some(last) = dims.last_mut() {
+    not_empty("linear", "x", x)?;
+    not_empty("linear", "weight", weight)?;
+    let mut shape = x.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
         *last = n_out;
     }
-    Ok(y.reshape(dims)?)
+    if !cpu::applies(&[x, weight]) || bias.is_some_and(|b| !cpu::applies(&[b])) {
+        return composed::linear::linear(x, weight, bias, &shape);
+    }
+    let kernel = Linear { sizes: Sizes { rows: x.elem_count() / n_in, n_in, n_out }, shape };
+    match bias {
+        Some(bias) => apply3(kernel, x, weight, bias),
+        None => apply2(kernel, x, weight),
+    }
 }

@@ -1,31 +1,52 @@
-//! Losses, elementwise then averaged per sample, accumulated in float32.
+//! Losses, elementwise then averaged per sample, accumulated in float32 (float64 for float64 arguments).
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
+use super::{
+    composed,
+    cpu::{
+        self,
+        kernel::apply2,
+        loss::{Distance, Loss},
+    },
+    not_empty,
+};
 use crate::{Error, Result};
 
-/// Mean squared error per sample. a, b: `[B, ...]`; answers `[B]` float32.
+/// Mean squared error per sample. a, b: `[B, ...]`; answers `[B]`.
+///
+/// # Errors
+/// If the shapes differ.
 pub fn mse_loss(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    per_sample("mse_loss", a, b, |d| Ok(d.sqr()?))
+    per_sample("mse_loss", a, b, Distance::Squared)
 }
 
-/// Mean absolute error per sample. a, b: `[B, ...]`; answers `[B]` float32.
+/// Mean absolute error per sample. a, b: `[B, ...]`; answers `[B]`.
+///
+/// # Errors
+/// If the shapes differ.
 pub fn l1_loss(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    per_sample("l1_loss", a, b, |d| Ok(d.abs()?))
+    per_sample("l1_loss", a, b, Distance::Absolute)
 }
 
-/// Huber loss per sample: `d²/2` where `|d| <= delta`, else `delta (|d| - delta/2)`. a, b: `[B, ...]`; answers `[B]` float32.
+/// Huber loss per sample: `d²/2` where `|d| <= delta`, else `delta (|d| - delta/2)`. a, b: `[B, ...]`; answers `[B]`.
+///
+/// # Errors
+/// If the shapes differ or `delta` is not positive.
 pub fn huber_loss(a: &Tensor, b: &Tensor, delta: f64) -> Result<Tensor> {
-    per_sample("huber_loss", a, b, |d| {
-        let inner = d.clamp(-delta, delta)?;
-        Ok((&inner * (d - (&inner * 0.5)?)?)?)
-    })
+    if delta.is_nan() || delta <= 0.0 {
+        return Err(Error::argument("huber_loss", "delta", "a positive number", delta));
+    }
+    per_sample("huber_loss", a, b, Distance::Huber(delta as f32))
 }
 
-fn per_sample(op: &'static str, a: &Tensor, b: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    if a.dims() != b.dims() || a.rank() < 2 {
-        return Err(Error::argument(op, "b", format!("{:?}, of rank 2 or more", a.dims()), b.dims()));
+fn per_sample(op: &'static str, a: &Tensor, b: &Tensor, distance: Distance) -> Result<Tensor> {
+    let (samples, true) = (a.dims().first().copied().unwrap_or(0), a.rank() >= 2) else {
+        return Err(Error::argument(op, "a", "[B, ...]", a.dims()));
+    };
+    if a.dims() != b.dims() {
+        return Err(Error::argument(op, "b", format!("{:?}", a.dims()), b.dims()));
     }
-    let d = (a.to_dtype(DType::F32)? - b.to_dtype(DType::F32)?)?;
-    Ok(f(&d)?.flatten_from(1)?.mean(1)?)
+    not_empty(op, "a", a)?;
+    if cpu::applies(&[a, b]) { apply2(Loss { samples, distance }, a, b) } else { composed::loss::loss(a, b, distance) }
 }

@@ -23,4 +23,15 @@ pub use embedding::sinusoidal_embedding;
 pub use linear::linear;
 pub use loss::{huber_loss, l1_loss, mse_loss};
 pub use normalization::{Activation, group_norm, layer_norm};
-pub use resample::{average_pool2x, upsample_nearest2x};
+pub use resample::{average_pool2x, concat_channels, upsample_nearest2x};
+
+use candle_core::Tensor;
+
+use crate::{Error, Result};
+
+fn not_empty(op: &'static str, argument: &'static str, x: &Tensor) -> Result<()> {
+    match x.elem_count() {
+        0 => Err(Error::argument(op, argument, "no empty dimension", x.dims())),
+        _ => Ok(()),
+    }
+}

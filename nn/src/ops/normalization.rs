@@ -1,7 +1,14 @@
 //! Group norm and layer norm.
 
-use candle_core::{D, Tensor};
+use std::sync::OnceLock;
 
+use candle_core::Tensor;
+
+use super::{
+    composed,
+    cpu::{self, group_norm::GroupNorm, kernel::apply3, layer_norm::LayerNorm},
+    not_empty,
+};
 use crate::{Error, Result};
 
 /// What follows a group norm in the same operator.
@@ -30,19 +37,25 @@ pub fn group_norm(
     activation: Activation,
 ) -> Result<Tensor> {
     let (b, c) = check(x, weight, bias, groups, scale_shift)?;
-    let h = x.reshape((b, (), groups, c / groups))?;
-    let h = h.broadcast_sub(&h.mean_keepdim((1, 3))?)?;
-    let variance = h.sqr()?.mean_keepdim((1, 3))?;
-    let h = h.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape((b, (), c))?;
-    let mut h = h.broadcast_mul(weight)?.broadcast_add(bias)?;
-    if let Some((scale, shift)) = scale_shift {
-        h = h.broadcast_mul(&(scale + 1.0)?.reshape((b, 1, c))?)?.broadcast_add(&shift.reshape((b, 1, c))?)?;
+    if !cpu::applies(&[x, weight, bias]) || scale_shift.is_some_and(|(s, t)| !cpu::applies(&[s, t])) {
+        return composed::normalization::group_norm(x, weight, bias, groups, eps, scale_shift, activation);
     }
-    let h = h.reshape(x.shape())?;
-    match activation {
-        Activation::Identity => Ok(h),
-        Activation::Silu => Ok(h.silu()?),
-    }
+    let kernel = GroupNorm {
+        shape: x.dims().to_vec(),
+        samples: b,
+        rows: x.elem_count() / (b * c),
+        channels: c,
+        groups,
+        eps,
+        per_sample: scale_shift.is_some(),
+        silu: activation == Activation::Silu,
+        moments: OnceLock::new(),
+    };
+    let Some((scale, shift)) = scale_shift else { return apply3(kernel, x, weight, bias) };
+    // (n w + b)(1 + s) + t = n [w (1 + s)] + [b (1 + s) + t]: the kernel needs no more than a weight and a bias per sample.
+    let scale = (scale + 1.0)?;
+    let bias = (scale.broadcast_mul(bias)? + shift)?;
+    apply3(kernel, x, &scale.broadcast_mul(weight)?, &bias)
 }
 
 /// Layer norm over the last dimension. x: `[..., C]`, weight and bias: `[C]`.
@@ -56,9 +69,11 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
             return Err(Error::argument("layer_norm", argument, format!("[{c}]"), t.dims()));
         }
     }
-    let h = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let variance = h.sqr()?.mean_keepdim(D::Minus1)?;
-    Ok(h.broadcast_div(&(variance + eps)?.sqrt()?)?.broadcast_mul(weight)?.broadcast_add(bias)?)
+    not_empty("layer_norm", "x", x)?;
+    if !cpu::applies(&[x, weight, bias]) {
+        return composed::normalization::layer_norm(x, weight, bias, eps);
+    }
+    apply3(LayerNorm { shape: x.dims().to_vec(), width: c, eps: eps as f32 }, x, weight, bias)
 }
 
 fn check(
@@ -84,5 +99,6 @@ fn check(
             return Err(Error::argument("group_norm", "scale_shift", format!("[{b}, {c}]"), t.dims()));
         }
     }
+    not_empty("group_norm", "x", x)?;
     Ok((b, c))
 }

@@ -1,16 +1,29 @@
-//! Doubling and halving of images.
+//! Doubling, halving and joining of images.
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 
+use super::{
+    composed,
+    cpu::{
+        self,
+        kernel::{apply1, apply2},
+        resample::{Average2x, Join, Upsample2x},
+    },
+    not_empty,
+};
 use crate::{Error, Result};
 
 /// Nearest-neighbour doubling. x: `[B, H, W, C]` -> `[B, 2H, 2W, C]`.
+///
+/// # Errors
+/// If x is not an image.
 pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
     let &[b, h, w, c] = x.dims() else {
         return Err(Error::argument("upsample_nearest2x", "x", "[B, H, W, C]", x.dims()));
     };
-    let x = x.reshape((b, h, 1, w, 1, c))?.broadcast_as((b, h, 2, w, 2, c))?;
-    Ok(x.contiguous()?.reshape((b, 2 * h, 2 * w, c))?)
+    not_empty("upsample_nearest2x", "x", x)?;
+    let small = [b, h, w, c];
+    if cpu::applies(&[x]) { apply1(Upsample2x(small), x) } else { composed::resample::upsample_nearest2x(x, small) }
 }
 
 /// 2×2 mean. x: `[B, H, W, C]` -> `[B, H/2, W/2, C]`.
@@ -18,8 +31,29 @@ pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If a side is odd.
 pub fn average_pool2x(x: &Tensor) -> Result<Tensor> {
-    match *x.dims() {
-        [b, h, w, c] if h % 2 == 0 && w % 2 == 0 => Ok(x.reshape((b, h / 2, 2, w / 2, 2, c))?.mean((2, 4))?),
-        _ => Err(Error::argument("average_pool2x", "x", "[B, H, W, C] with even sides", x.dims())),
+    let small = match *x.dims() {
+        [b, h, w, c] if h % 2 == 0 && w % 2 == 0 => [b, h / 2, w / 2, c],
+        _ => return Err(Error::argument("average_pool2x", "x", "[B, H, W, C] with even sides", x.dims())),
+    };
+    not_empty("average_pool2x", "x", x)?;
+    if cpu::applies(&[x]) { apply1(Average2x(small), x) } else { composed::resample::average_pool2x(x, small) }
+}
+
+/// Two tensors side by side in the last dimension. a: `[..., m]`, b: `[..., n]` -> `[..., m + n]`.
+///
+/// # Errors
+/// If any other dimension differs.
+pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (Some((&m, outer)), Some((&n, other))) = (a.dims().split_last(), b.dims().split_last()) else {
+        return Err(Error::argument("concat_channels", "a, b", "[..., C]", (a.dims(), b.dims())));
+    };
+    if outer != other {
+        return Err(Error::argument("concat_channels", "b", format!("{outer:?} before the channels"), b.dims()));
     }
+    not_empty("concat_channels", "a", a)?;
+    not_empty("concat_channels", "b", b)?;
+    if !cpu::applies(&[a, b]) {
+        return Ok(Tensor::cat(&[a, b], D::Minus1)?);
+    }
+    apply2(Join { shape: [outer, &[m + n]].concat(), widths: [m, n] }, a, b)
 }

@@ -5,8 +5,11 @@ use rayon::prelude::*;
 use super::{
     gather::Gather,
     gemm::{Matrix, gemm},
-    reduce::add,
-    with_scratch,
+    kernel::Kernel,
+    linear::{self, Sizes},
+    reduce::{column_sums, sum_spans},
+    scratch::with_scratch,
+    weights::{pack_backward, pack_forward, unpack},
 };
 
 /// Shapes of one convolution, all known to agree.
@@ -24,15 +27,61 @@ pub(crate) struct Geometry {
     pub top_left: [usize; 2],
 }
 
+impl Geometry {
+    fn gradients(&self, x: &[f32], w: &[f32], wanted: [bool; 2], dy: &[f32]) -> [Option<Vec<f32>>; 2] {
+        [wanted[0].then(|| input_gradient(self, dy, w)), wanted[1].then(|| weight_gradient(self, x, dy))]
+    }
+
+    fn result_shape(&self) -> Vec<usize> {
+        vec![self.input[0], self.output[0], self.output[1], self.weight[0]]
+    }
+}
+
+impl Kernel<2> for Geometry {
+    const NAME: &'static str = "conv2d";
+
+    fn shape(&self) -> Vec<usize> {
+        self.result_shape()
+    }
+
+    fn forward(&self, [x, w]: [&[f32]; 2]) -> Vec<f32> {
+        forward(self, x, w, None)
+    }
+
+    fn backward(&self, [x, w]: [&[f32]; 2], wanted: [bool; 2], _: &[f32], dy: &[f32]) -> [Option<Vec<f32>>; 2] {
+        self.gradients(x, w, wanted, dy)
+    }
+}
+
+impl Kernel<3> for Geometry {
+    const NAME: &'static str = "conv2d";
+
+    fn shape(&self) -> Vec<usize> {
+        self.result_shape()
+    }
+
+    fn forward(&self, [x, w, b]: [&[f32]; 3]) -> Vec<f32> {
+        forward(self, x, w, Some(b))
+    }
+
+    fn backward(&self, [x, w, _]: [&[f32]; 3], wanted: [bool; 3], _: &[f32], dy: &[f32]) -> [Option<Vec<f32>>; 3] {
+        let [dx, dw] = self.gradients(x, w, [wanted[0], wanted[1]], dy);
+        [dx, dw, wanted[2].then(|| column_sums(dy, self.weight[0]))]
+    }
+}
+
 /// Floats of a tile of windows: about half of a second-level cache.
 const TILE_FLOATS: usize = 1 << 18;
 
 /// `[B, H', W', C_out]` of x and weight, plus bias.
-pub(crate) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let [c_out, c_in, kh, kw] = g.weight;
     let gather = g.windows();
+    if gather.is_identity() {
+        return linear::forward(g.sizes(), x, weight, bias);
+    }
     if kh * kw == 1 {
-        return product(&gather, x, Matrix::strided(weight, 1, c_in), c_out, bias);
+        return product(&gather, x, Matrix::rows(weight, c_in).t(), c_out, bias);
     }
     let taps: Vec<usize> = (0..kh * kw).collect();
     let matrix = pack_forward(weight, g.weight, &taps);
@@ -40,7 +89,10 @@ pub(crate) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f3
 }
 
 /// Gradient of the input, `[B, H, W, C_in]`, from that of the output.
-pub(crate) fn input_gradient(g: &Geometry, dy: &[f32], weight: &[f32]) -> Vec<f32> {
+fn input_gradient(g: &Geometry, dy: &[f32], weight: &[f32]) -> Vec<f32> {
+    if g.windows().is_identity() {
+        return linear::input_gradient(g.sizes(), dy, weight);
+    }
     if g.stride == 1 {
         return phase(g, dy, weight, [0, 0]);
     }
@@ -56,8 +108,11 @@ pub(crate) fn input_gradient(g: &Geometry, dy: &[f32], weight: &[f32]) -> Vec<f3
 }
 
 /// Gradient of the weight, `[C_out, C_in, kh, kw]`, from the input and the gradient of the output.
-pub(crate) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
+fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let gather = g.windows();
+    if gather.is_identity() {
+        return linear::weight_gradient(g.sizes(), x, dy);
+    }
     let (c_out, k, pixels) = (g.weight[0], gather.window(), gather.pixels());
     let (rows, spans) = weight_blocks(k, pixels);
     let blocks = k.div_ceil(rows);
@@ -69,16 +124,15 @@ pub(crate) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
         let span = span * pixels / spans..(span + 1) * pixels / spans;
         weight_block(&gather, x, dy, span, first, out);
     });
-    let (total, others) = partial.split_at_mut(k * c_out);
-    total.par_chunks_mut(1 << 14).enumerate().for_each(|(i, total)| {
-        for other in others.chunks_exact(k * c_out) {
-            add(total, &other[i << 14..(i << 14) + total.len()]);
-        }
-    });
-    unpack(total, g.weight)
+    unpack(&sum_spans(partial, k * c_out), g.weight)
 }
 
 impl Geometry {
+    /// A 1×1 convolution as an affine map.
+    fn sizes(&self) -> Sizes {
+        Sizes { rows: self.input[..3].iter().product(), n_in: self.weight[1], n_out: self.weight[0] }
+    }
+
     fn windows(&self) -> Gather {
         let [_, _, kh, kw] = self.weight;
         let [top, left] = self.top_left;
@@ -103,10 +157,6 @@ fn product(gather: &Gather, source: &[f32], matrix: Matrix<'_>, n: usize, bias: 
             y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias));
         }
         let first = i * tile;
-        if gather.is_identity() {
-            let rows = Matrix::rows(&source[first * k..(first + count) * k], k);
-            return gemm([count, n, k], (y, n), bias.is_some(), 1.0, rows, matrix);
-        }
         with_scratch(count * k, |columns| {
             gather.columns(source, first..first + count, 0..k, columns);
             gemm([count, n, k], (y, n), bias.is_some(), 1.0, Matrix::rows(columns, k), matrix);
@@ -186,59 +236,14 @@ fn weight_blocks(k: usize, pixels: usize) -> (usize, usize) {
 fn weight_block(gather: &Gather, x: &[f32], dy: &[f32], span: std::ops::Range<usize>, first: usize, out: &mut [f32]) {
     let c_out = dy.len() / gather.pixels();
     let rows = out.len() / c_out;
-    let (window, tile) = (gather.window(), 512);
+    let tile = 512;
     for begin in span.clone().step_by(tile) {
         let end = span.end.min(begin + tile);
         let (count, dy) = (end - begin, Matrix::rows(&dy[begin * c_out..end * c_out], c_out));
         let again = begin > span.start;
-        if gather.is_identity() {
-            let columns = Matrix::rows(&x[begin * window + first..], window);
-            gemm([rows, c_out, count], (out, c_out), again, 1.0, columns.t(), dy);
-            continue;
-        }
         with_scratch(count * rows, |columns| {
             gather.columns(x, begin..end, first..first + rows, columns);
             gemm([rows, c_out, count], (out, c_out), again, 1.0, Matrix::rows(columns, rows).t(), dy);
         });
     }
-}
-
-/// `[C_out, C_in, taps]` -> `[taps, C_in, C_out]`.
-fn pack_forward(weight: &[f32], [c_out, c_in, kh, kw]: [usize; 4], taps: &[usize]) -> Vec<f32> {
-    let area = kh * kw;
-    let mut packed = vec![0.0; taps.len() * c_in * c_out];
-    packed.par_chunks_mut(c_out).enumerate().with_min_len(64).for_each(|(row, out)| {
-        let (tap, ci) = (taps[row / c_in], row % c_in);
-        for (co, v) in out.iter_mut().enumerate() {
-            *v = weight[(co * c_in + ci) * area + tap];
-        }
-    });
-    packed
-}
-
-/// `[C_out, C_in, taps]` -> `[taps, C_out, C_in]`.
-fn pack_backward(weight: &[f32], [c_out, c_in, kh, kw]: [usize; 4], taps: &[usize]) -> Vec<f32> {
-    let area = kh * kw;
-    let mut packed = vec![0.0; taps.len() * c_out * c_in];
-    packed.par_chunks_mut(c_in).enumerate().with_min_len(64).for_each(|(row, out)| {
-        let (tap, co) = (taps[row / c_out], row % c_out);
-        for (v, w) in out.iter_mut().zip(weight[co * c_in * area + tap..].iter().step_by(area)) {
-            *v = *w;
-        }
-    });
-    packed
-}
-
-/// `[taps, C_in, C_out]` -> `[C_out, C_in, taps]`.
-fn unpack(packed: &[f32], [c_out, c_in, kh, kw]: [usize; 4]) -> Vec<f32> {
-    let area = kh * kw;
-    let mut weight = vec![0.0; packed.len()];
-    weight.par_chunks_mut(c_in * area).enumerate().with_min_len(4).for_each(|(co, out)| {
-        for (ci, out) in out.chunks_exact_mut(area).enumerate() {
-            for (tap, v) in out.iter_mut().enumerate() {
-                *v = packed[(tap * c_in + ci) * c_out + co];
-            }
-        }
-    });
-    weight
 }

@@ -14,11 +14,6 @@ impl<'a> Matrix<'a> {
         Self { data, rows: width, columns: 1 }
     }
 
-    /// Any two strides: from row to row and from column to column.
-    pub(crate) const fn strided(data: &'a [f32], rows: usize, columns: usize) -> Self {
-        Self { data, rows, columns }
-    }
-
     /// The same numbers, rows and columns exchanged.
     pub(crate) const fn t(self) -> Self {
         Self { data: self.data, rows: self.columns, columns: self.rows }

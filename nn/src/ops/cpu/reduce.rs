@@ -1,31 +1,50 @@
-//! Sums over rows.
+//! Sums in a fixed order.
 
 use rayon::prelude::*;
 
-/// Rows that one piece of work sums.
-const CHUNK: usize = 512;
+use super::simd::vectorized;
+
+/// Numbers that one piece of work sums.
+const PIECE: usize = 1 << 16;
 
 /// Sum over the rows of `x`, each `width` wide.
 pub(crate) fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
-    let partial: Vec<Vec<f32>> = x.par_chunks(CHUNK * width).map(|chunk| rows(chunk, width)).collect();
+    let rows = (PIECE / width).max(1);
+    let partial: Vec<Vec<f32>> = x.par_chunks(rows * width).map(|chunk| rows_sum(chunk, width)).collect();
     let mut total = vec![0.0; width];
-    for p in &partial {
-        add(&mut total, p);
-    }
+    partial.iter().for_each(|p| add(&mut total, p));
     total
 }
 
-fn rows(x: &[f32], width: usize) -> Vec<f32> {
-    let mut total = vec![0.0; width];
-    for row in x.chunks_exact(width) {
-        add(&mut total, row);
+/// Sum of the parts of `spans`, each `n` long.
+pub(crate) fn sum_spans(mut spans: Vec<f32>, n: usize) -> Vec<f32> {
+    let (total, others) = spans.split_at_mut(n);
+    if !others.is_empty() {
+        total.par_chunks_mut(1 << 14).enumerate().for_each(|(i, total)| {
+            for other in others.chunks_exact(n) {
+                add(total, &other[i << 14..(i << 14) + total.len()]);
+            }
+        });
     }
-    total
+    spans.truncate(n);
+    spans
 }
 
-/// `a += b`.
-pub(crate) fn add(a: &mut [f32], b: &[f32]) {
-    for (a, b) in a.iter_mut().zip(b) {
-        *a += b;
+vectorized! {
+    fn rows_sum(x: &[f32], width: usize) -> Vec<f32> {
+        let mut total = vec![0.0f32; width];
+        for row in x.chunks_exact(width) {
+            for (a, b) in total.iter_mut().zip(row) {
+                *a += b;
+            }
+        }
+        total
+    }
+
+    /// `a += b`.
+    pub(crate) fn add(a: &mut [f32], b: &[f32]) {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a += b;
+        }
     }
 }
