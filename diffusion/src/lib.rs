@@ -4,6 +4,13 @@
 //! DPM-Solver. A stage is an interval of sigma with a decoder of its own; stage 1 is nearest the data.
 
 mod error;
+pub mod schedule_discrete;
+pub mod schedule;
+pub mod sampler;
+pub mod guidance;
+pub mod grid;
+pub mod denoiser;
+pub mod unet;
 pub mod stages;
 
 pub use error::{Error, Result};

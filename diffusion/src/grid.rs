@@ -1,0 +1,243 @@
+//! Sigma grids: the noise levels that a sampler goes through, noisy first.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, schedule::Schedule, schedule_discrete::Discrete};
+
+/// A rule that spaces n sigmas; as text one of `Grid::NAMES`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grid {
+    /// Uniform in sigma^(1/7) (Karras et al. 2022).
+    #[default]
+    Karras,
+    /// Uniform in ln sigma, which is uniform in log-SNR.
+    LogSnr,
+    /// Uniform in the schedule's time.
+    TimeUniform,
+    /// Uniform in the root of the schedule's time.
+    TimeQuadratic,
+    /// LDM's DDIM steps over discrete indices: every (N div n)-th.
+    LdmUniform,
+    /// LDM's DDIM steps, quadratic in the index.
+    LdmQuad,
+    /// n indices from the last to the first, rounded.
+    Linspace,
+    /// Multiples of N div n, from 0.
+    Leading,
+    /// From the last index down by N/n.
+    Trailing,
+}
+
+impl FromStr for Grid {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().zip(Self::NAMES).find(|(_, n)| *n == name);
+        let unknown = || Error::Config(format!("grid: expected one of {}, got `{name}`", Self::NAMES.join(", ")));
+        found.map(|(grid, _)| grid).ok_or_else(unknown)
+    }
+}
+
+impl fmt::Display for Grid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = Self::ALL.into_iter().zip(Self::NAMES).find(|(grid, _)| grid == self);
+        f.write_str(found.map_or("?", |(_, name)| name))
+    }
+}
+
+impl Grid {
+    const ALL: [Self; 9] = [
+        Self::Karras,
+        Self::LogSnr,
+        Self::TimeUniform,
+        Self::TimeQuadratic,
+        Self::LdmUniform,
+        Self::LdmQuad,
+        Self::Linspace,
+        Self::Leading,
+        Self::Trailing,
+    ];
+    /// What `from_str` knows, in the order of the variants.
+    pub const NAMES: [&str; 9] =
+        ["karras", "log-snr", "time-uniform", "time-quadratic", "ldm-uniform", "ldm-quad", "linspace", "leading", "trailing"];
+
+    /// The levels of about `steps` steps over a schedule's range, descending, with a last one of 0: `steps + 1` of them, but for the LDM
+    /// grids, which have more where `steps` does not divide the number of indices. Errors if `steps` is 0, or if a rule over
+    /// indices meets a schedule without them.
+    pub fn sigmas(self, schedule: &Schedule, steps: usize) -> Result<Vec<f64>> {
+        if steps == 0 {
+            return Err(Error::Config("grid: expected at least 1 step, got 0".into()));
+        }
+        let (low, high) = schedule.sigma_range();
+        let (t_low, t_high) = schedule.t_range();
+        let last = steps - 1;
+        let mut sigmas = match self {
+            Self::Karras => karras(steps, low, high, 7.0),
+            Self::LogSnr => exponential(steps, low, high),
+            Self::TimeUniform => linear(t_high, t_low, last).map(|t| schedule.sigma(t)).collect(),
+            Self::TimeQuadratic => linear(t_high.sqrt(), t_low.sqrt(), last).map(|t| schedule.sigma(t * t)).collect(),
+            _ => self.from_indices(schedule, steps)?,
+        };
+        sigmas.push(0.0);
+        Ok(sigmas)
+    }
+
+    fn from_indices(self, schedule: &Schedule, steps: usize) -> Result<Vec<f64>> {
+        let Schedule::Ldm(discrete) = schedule else {
+            return Err(Error::Config(format!("grid: `{self}` expects a schedule of discrete indices (ldm), got {schedule:?}")));
+        };
+        let n = discrete.len();
+        if steps > n {
+            return Err(Error::Config(format!("grid: `{self}` expects at most the schedule's {n} steps, got {steps}")));
+        }
+        let indices: Vec<usize> = match self {
+            Self::LdmUniform => ldm_uniform(steps, n)?.into_iter().rev().collect(),
+            Self::LdmQuad => ldm_quad(steps, n)?.into_iter().rev().collect(),
+            Self::Leading => leading(steps, n, 0).iter().map(|i| *i as usize).collect(),
+            Self::Trailing => trailing(steps, n).iter().map(|i| *i as usize).collect(),
+            _ => linear((n - 1) as f64, 0.0, steps - 1).map(|i| i.round_ties_even() as usize).collect(),
+        };
+        Ok(levels(discrete, &indices))
+    }
+}
+
+fn levels(discrete: &Discrete, indices: &[usize]) -> Vec<f64> {
+    indices.iter().map(|&i| discrete.sigmas()[i]).collect()
+}
+
+/// `intervals + 1` points of a line from `from` to `to`; the first alone where there is no interval.
+pub fn linear(from: f64, to: f64, intervals: usize) -> impl Iterator<Item = f64> {
+    (0..=intervals).map(move |i| if i == 0 { from } else { from + (to - from) * (i as f64 / intervals as f64) })
+}
+
+/// n levels from `high` to `low`, uniform in sigma^(1/rho) (Karras et al. 2022, Eq. 5).
+pub fn karras(n: usize, low: f64, high: f64, rho: f64) -> Vec<f64> {
+    linear(high.powf(1.0 / rho), low.powf(1.0 / rho), n.saturating_sub(1)).map(|u| u.powf(rho)).collect()
+}
+
+/// n levels from `high` to `low`, uniform in ln sigma: VE's grid, and uniform in log-SNR.
+pub fn exponential(n: usize, low: f64, high: f64) -> Vec<f64> {
+    polyexponential(n, low, high, 1.0)
+}
+
+/// n levels: ln sigma is `ln low + u^rho (ln high - ln low)` with u from 1 to 0.
+pub fn polyexponential(n: usize, low: f64, high: f64, rho: f64) -> Vec<f64> {
+    let (a, b) = (low.ln(), high.ln());
+    linear(1.0, 0.0, n.saturating_sub(1)).map(|u| (a + u.powf(rho) * (b - a)).exp()).collect()
+}
+
+/// The beta_d and beta_min of the VP curve `sigma² = exp(beta_d t²/2 + beta_min t) - 1` through (epsilon, low) and (1, high)
+/// (Karras et al. 2022, Appendix C.1).
+pub fn vp_through(low: f64, high: f64, epsilon: f64) -> (f64, f64) {
+    let (a, b) = ((low * low).ln_1p(), (high * high).ln_1p());
+    let beta_d = 2.0 * (a / epsilon - b) / (epsilon - 1.0);
+    (beta_d, b - 0.5 * beta_d)
+}
+
+/// n levels of the VP curve, uniform in t from 1 to `epsilon`.
+pub fn vp(n: usize, beta_d: f64, beta_min: f64, epsilon: f64) -> Vec<f64> {
+    let sigma = |t: f64| (0.5 * beta_d * t * t + beta_min * t).exp_m1().sqrt();
+    linear(1.0, epsilon, n.saturating_sub(1)).map(sigma).collect()
+}
+
+/// The constants of the improved-DDPM grid (Karras et al. 2022, Table 1).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Iddpm {
+    /// Smallest ratio of successive alpha_bar; 0.001.
+    pub c_1: f64,
+    /// The cosine's offset; 0.008.
+    pub c_2: f64,
+    /// Number of indices; 1000.
+    pub m: usize,
+}
+
+/// n of the improved-DDPM levels that lie in [low, high]. Errors if none does.
+pub fn iddpm(n: usize, low: f64, high: f64, constants: Iddpm) -> Result<Vec<f64>> {
+    let Iddpm { c_1, c_2, m } = constants;
+    let alpha_bar = |j: usize| (std::f64::consts::FRAC_PI_2 * j as f64 / (m as f64 * (c_2 + 1.0))).sin().powi(2);
+    let mut u = vec![0.0; m + 1];
+    for j in (1..=m).rev() {
+        u[j - 1] = ((u[j] * u[j] + 1.0) / (alpha_bar(j - 1) / alpha_bar(j)).max(c_1) - 1.0).sqrt();
+    }
+    u.retain(|s| (low..=high).contains(s));
+    if u.is_empty() {
+        return Err(Error::Config(format!("grid: no level of the iddpm grid lies in [{low}, {high}]")));
+    }
+    let pick = |at: f64| u[at.round_ties_even() as usize];
+    Ok(linear(0.0, (u.len() - 1) as f64, n.saturating_sub(1)).map(pick).collect())
+}
+
+/// LDM's uniform DDIM indices, ascending: 1, 1 + c, ... with c = n div steps. There are more than `steps` where that does not divide n.
+/// Errors if the last would be n.
+pub fn ldm_uniform(steps: usize, n: usize) -> Result<Vec<usize>> {
+    let stride = n.checked_div(steps).filter(|s| *s > 0);
+    let Some(stride) = stride else {
+        return Err(Error::Config(format!("grid: expected 1 to {n} steps, got {steps}")));
+    };
+    check_indices((0..n).step_by(stride).map(|i| i + 1).collect(), steps, n)
+}
+
+/// LDM's quadratic DDIM indices, ascending; the first repeat where `steps` is large.
+pub fn ldm_quad(steps: usize, n: usize) -> Result<Vec<usize>> {
+    let end = (0.8 * n as f64).sqrt();
+    check_indices(linear(0.0, end, steps.saturating_sub(1)).map(|r| (r * r) as usize + 1).collect(), steps, n)
+}
+
+fn check_indices(indices: Vec<usize>, steps: usize, n: usize) -> Result<Vec<usize>> {
+    if indices.last().is_some_and(|last| *last < n) {
+        return Ok(indices);
+    }
+    Err(Error::Config(format!("grid: {steps} steps of {n} indices would need index {n}; take another number of steps")))
+}
+
+/// The multiples of n div steps, from the largest to 0, plus an offset.
+pub fn leading(steps: usize, n: usize, offset: usize) -> Vec<f64> {
+    (0..steps).rev().map(|i| (i * (n / steps) + offset) as f64).collect()
+}
+
+/// round(n - i n/steps) - 1, from n - 1 downward.
+pub fn trailing(steps: usize, n: usize) -> Vec<f64> {
+    let stride = n as f64 / steps as f64;
+    (0..steps).map(|i| (n as f64 - i as f64 * stride).round_ties_even() - 1.0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_grid_descends_to_zero() {
+        let ldm: Schedule = "ldm".parse().unwrap();
+        for name in Grid::NAMES {
+            let grid: Grid = name.parse().unwrap();
+            assert_eq!(grid.to_string(), name);
+            for steps in [1, 2, 20] {
+                let sigmas = grid.sigmas(&ldm, steps).unwrap_or_default();
+                if sigmas.is_empty() {
+                    assert_eq!((name, steps), ("ldm-uniform", 1000));
+                }
+                assert_eq!(sigmas.len(), steps + 1, "{name}");
+                assert!(sigmas.windows(2).all(|w| w[0] > w[1]), "{name}: {sigmas:?}");
+                assert_eq!(sigmas[steps], 0.0);
+            }
+            assert!(grid.sigmas(&ldm, 0).is_err());
+        }
+    }
+
+    #[test]
+    fn rules_over_indices_need_indices() {
+        assert!(Grid::Trailing.sigmas(&Schedule::vp(), 10).is_err());
+        assert!(ldm_uniform(27, 1000).is_err() && ldm_uniform(2000, 1000).is_err());
+    }
+
+    #[test]
+    fn vp_curve_goes_through_both_ends() {
+        let (beta_d, beta_min) = vp_through(0.03, 60.0, 0.01);
+        let sigmas = vp(5, beta_d, beta_min, 0.01);
+        assert!((sigmas[0] - 60.0).abs() < 1e-9 && (sigmas[4] - 0.03).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of all samplers together are in `tests/`.
