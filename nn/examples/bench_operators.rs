@@ -1,7 +1,8 @@
 //! Times operators, forward and backward, for the comparison in `tests/bench/operators.py`.
 //!
-//! Reads one row name a line from stdin, answers one JSON line each: `{"row": ..., "milliseconds": ...}`, the time of one call
-//! after one call that warms up. The script decides how often and in which order.
+//! Reads one row name a line from stdin, answers one JSON line each: `{"row": ..., "wall": ..., "cpu": ...}`, the milliseconds of
+//! one call after one call that warms up, on the wall and summed over the processors. The script decides how often and in which
+//! order.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::{io::BufRead, time::Instant};
@@ -56,14 +57,21 @@ fn row(name: &str) -> (Vec<Var>, Call) {
 }
 
 /// Milliseconds of one forward and backward pass (`train`) or of one forward pass without a graph.
-fn time(args: &[Var], call: &Call, train: bool) -> Result<f64> {
+fn time(args: &[Var], call: &Call, train: bool) -> Result<[f64; 2]> {
     let tensors: Vec<Tensor> = args.iter().map(|v| if train { v.as_tensor().clone() } else { v.as_detached_tensor() }).collect();
-    let start = Instant::now();
+    let (cpu, start) = (cpu_milliseconds(), Instant::now());
     let y = call(&tensors)?;
     if train {
         y.backward()?;
     }
-    Ok(start.elapsed().as_secs_f64() * 1e3)
+    Ok([start.elapsed().as_secs_f64() * 1e3, cpu_milliseconds() - cpu])
+}
+
+/// What all threads of this process have run (Linux; 0 elsewhere).
+fn cpu_milliseconds() -> f64 {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return 0.0 };
+    let schedules = tasks.filter_map(|t| std::fs::read_to_string(t.ok()?.path().join("schedstat")).ok());
+    schedules.filter_map(|s| s.split_whitespace().next()?.parse::<f64>().ok()).sum::<f64>() * 1e-6
 }
 
 fn main() -> Result<()> {
@@ -73,7 +81,8 @@ fn main() -> Result<()> {
         let (args, call) = row(name);
         let train = mode == "train";
         time(&args, &call, train)?;
-        println!("{{\"row\": \"{line}\", \"milliseconds\": {}}}", time(&args, &call, train)?);
+        let [wall, cpu] = time(&args, &call, train)?;
+        println!("{{\"row\": \"{line}\", \"wall\": {wall}, \"cpu\": {cpu}}}");
     }
     Ok(())
 }
