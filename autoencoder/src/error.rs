@@ -36,6 +36,9 @@ pub enum Error {
     /// From operators, parameters and weight files.
     #[error(transparent)]
     Nn(#[from] strata_nn::Error),
+    /// From the images or the latent shards.
+    #[error(transparent)]
+    Datasets(#[from] strata_datasets::Error),
     /// From the run directory or the optimizer.
     #[error(transparent)]
     Training(#[from] strata_training::Error),

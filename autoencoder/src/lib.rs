@@ -6,6 +6,9 @@
 //! - [`AutoencoderKl`], [`VqModel`], [`AutoencoderTiny`]: the networks. One implementation each, whose configuration
 //!   expresses the published variants.
 //! - [`Posterior`]: the Gaussian that a KL encoder answers.
+//! - [`train`]: from pictures to a run directory; [`AutoencoderTraining`] holds its settings and presets.
+//! - [`load`], [`save`], [`export_diffusers`]: trained autoencoders on disk.
+//! - [`encode`], [`decode_latents`], [`reconstruct`]: what one is for; [`pictures`]: tensors to pictures and back.
 //! - [`layouts`]: configuration files and weight names of published models, both ways.
 //!
 //! ```
@@ -26,16 +29,28 @@
 mod blocks;
 mod coder;
 mod config;
+mod encode;
 mod error;
 mod kl;
 pub mod layouts;
+pub mod pictures;
 mod posterior;
+mod reconstruct;
+mod settings;
+mod source;
+mod store;
 mod tiny;
+mod train;
 mod vq;
 
 pub use config::{CoderConfig, KlConfig, Resampling};
+pub use encode::{EncodeOptions, encode};
 pub use error::{Error, Result};
 pub use kl::AutoencoderKl;
 pub use posterior::Posterior;
+pub use reconstruct::{Reconstruction, decode_latents, reconstruct};
+pub use settings::{AutoencoderTraining, Decay, PixelLoss};
+pub use store::{KIND, LoadedAutoencoder, describe, export_diffusers, load, save, weight_file};
 pub use tiny::{AutoencoderTiny, TinyConfig};
+pub use train::{TrainSummary, train};
 pub use vq::{Quantized, VqConfig, VqModel};
