@@ -33,6 +33,15 @@ pub enum Error {
     /// An operator, parameter or weight file.
     #[error(transparent)]
     Nn(#[from] strata_nn::Error),
+    /// Run directory, optimizer or settings.
+    #[error(transparent)]
+    Training(#[from] strata_training::Error),
+    /// Data sets and latents.
+    #[error(transparent)]
+    Data(#[from] strata_datasets::Error),
+    /// Conditions.
+    #[error(transparent)]
+    Conditioning(#[from] strata_conditioning::Error),
     /// Tensor arithmetic.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -1,0 +1,188 @@
+//! A multistage diffusion model: the U-Net, its class embedder, the preconditioning and the stages, as one denoiser.
+
+use std::{collections::BTreeMap, path::Path};
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use strata_conditioning::{ClassEmbedder, Condition};
+use strata_nn::{params::ParamStore, random::Key, weights};
+
+use crate::{
+    Error, Result,
+    denoiser::{Parametrization, Preconditioning},
+    noise::{check_boundaries, stage_of},
+    schedule::Schedule,
+    unet::{UNet, UNetConfig},
+};
+
+/// Everything needed to build the network and to use it; stored in the metadata of its weight files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The network.
+    pub unet: UNetConfig,
+    /// What it predicts.
+    pub parametrization: Parametrization,
+    /// The schedule whose time it is told.
+    pub schedule: Schedule,
+    /// Sigmas between the stages, ascending; one fewer than decoders.
+    pub boundaries: Vec<f64>,
+    /// Real classes; 0 for an unconditional model.
+    pub classes: usize,
+    /// Names of the classes, in order; empty when they have none.
+    pub class_names: Vec<String>,
+    /// Shape of a sample: channels, height, width.
+    pub shape: [usize; 3],
+    /// What turns the model's samples back into latents of the autoencoder.
+    pub latents: LatentScaling,
+}
+
+/// How latents were normalised for the model: `(z - shift) scale`, per channel or one value for all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentScaling {
+    /// Factor.
+    pub scale: Vec<f32>,
+    /// Subtracted before.
+    pub shift: Vec<f32>,
+    /// SHA-256 of the weight file of the autoencoder.
+    pub autoencoder_sha256: String,
+}
+
+impl LatentScaling {
+    /// Latents of the autoencoder from samples of the model, `[B, C, H, W]`: `x / scale + shift`.
+    ///
+    /// # Errors
+    /// If there are neither one nor C values.
+    pub fn undo(&self, x: &Tensor) -> Result<Tensor> {
+        let channels = x.dim(1)?;
+        if [&self.scale, &self.shift].iter().any(|v| v.len() != 1 && v.len() != channels) {
+            return Err(Error::Mismatch {
+                what: "scale and shift of the latents".into(),
+                expected: format!("1 or {channels} values"),
+                got: format!("{} and {}", self.scale.len(), self.shift.len()),
+            });
+        }
+        let row = |values: &[f32]| Tensor::from_slice(values, (1, values.len(), 1, 1), x.device());
+        Ok(x.broadcast_div(&row(&self.scale)?)?.broadcast_add(&row(&self.shift)?)?)
+    }
+}
+
+impl ModelConfig {
+    /// # Errors
+    /// If the parts do not agree; the message says which value and why.
+    pub fn validate(&self) -> Result<()> {
+        check_boundaries(&self.boundaries)?;
+        let decoders = self.unet.decoders.len();
+        if self.boundaries.len() + 1 != decoders {
+            return Err(Error::Config(format!(
+                "{} stage boundaries make {} stages, but the U-Net has {decoders} decoders",
+                self.boundaries.len(),
+                self.boundaries.len() + 1
+            )));
+        }
+        self.unet.validate()?;
+        self.unet.check_size(self.shape[1], self.shape[2])
+    }
+}
+
+/// The network with its parameters.
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    store: ParamStore,
+    unet: UNet,
+    classes: Option<ClassEmbedder>,
+}
+
+impl Model {
+    /// A model with fresh parameters.
+    pub fn new(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+        config.validate()?;
+        let store = ParamStore::new(seed, device);
+        let unet = UNet::new(&config.unet, &store.root().pp("unet"))?;
+        let width = config.unet.embedding_width();
+        let classes = match config.classes {
+            0 => None,
+            n => Some(ClassEmbedder::new(&store.root().pp("classes"), n, width)?),
+        };
+        Ok(Self { config: config.clone(), store, unet, classes })
+    }
+
+    /// A frozen model from a weight file that carries its config.
+    pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        let file = weights::load(path, device)?;
+        let config = file
+            .metadata
+            .get("config")
+            .ok_or_else(|| Error::file(path, "has no `config` in its metadata: this is not a Strata diffusion model"))?;
+        let config: ModelConfig =
+            serde_json::from_str(config).map_err(|e| Error::file(path, format!("its config cannot be read: {e}")))?;
+        let model = Self::new(&config, 0, device)?;
+        model.store.load(&file.tensors, &path.display().to_string())?;
+        model.store.freeze();
+        Ok(model)
+    }
+
+    /// The metadata that makes a weight file loadable by [`Model::load`].
+    pub fn metadata(&self) -> Result<BTreeMap<String, String>> {
+        let config = serde_json::to_string(&self.config).map_err(|e| Error::Config(e.to_string()))?;
+        Ok(BTreeMap::from([("config".to_string(), config), ("format".to_string(), "strata-diffusion-1".to_string())]))
+    }
+
+    /// What it was built from.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Its parameters.
+    pub fn store(&self) -> &ParamStore {
+        &self.store
+    }
+
+    /// Number of stages.
+    pub fn stages(&self) -> usize {
+        self.config.boundaries.len() + 1
+    }
+
+    /// The stage (from 0) that a sigma belongs to.
+    pub fn stage(&self, sigma: f64) -> usize {
+        stage_of(&self.config.boundaries, sigma)
+    }
+
+    /// The condition for labels; `None` is "no class". An unconditional model takes only `None`.
+    pub fn condition(&self, labels: &[Option<u32>]) -> Result<Condition> {
+        match (&self.classes, labels.iter().flatten().next()) {
+            (Some(classes), _) => Ok(classes.condition(labels)?),
+            (None, None) => Ok(Condition::none()),
+            (None, Some(class)) => Err(Error::Config(format!("class {class} is asked for, but the model is unconditional"))),
+        }
+    }
+
+    /// The coefficients around the network at one sigma.
+    pub fn preconditioning(&self, sigma: f64) -> Preconditioning {
+        self.config.parametrization.at(&self.config.schedule, sigma)
+    }
+
+    /// The network's raw answer at one sigma per sample. x: `[B, C, H, W]` = x0 + sigma eps.
+    pub fn network(&self, x: &Tensor, sigmas: &[f64], condition: &Condition, train: Option<Key>) -> Result<Tensor> {
+        let c_in = row_factors(sigmas, x, |s| self.preconditioning(s).c_in)?;
+        let labels: Vec<f32> = sigmas.iter().map(|s| self.preconditioning(*s).c_noise as f32).collect();
+        let stages: Vec<usize> = sigmas.iter().map(|s| self.stage(*s)).collect();
+        self.unet.forward(&x.broadcast_mul(&c_in)?, &labels, &stages, condition, train)
+    }
+
+    /// The denoiser's answer x0 at one sigma per sample. x: `[B, C, H, W]` = x0 + sigma eps.
+    pub fn denoise(&self, x: &Tensor, sigmas: &[f64], condition: &Condition) -> Result<Tensor> {
+        let f = self.network(x, sigmas, condition, None)?;
+        let c_skip = row_factors(sigmas, x, |s| self.preconditioning(s).c_skip)?;
+        let c_out = row_factors(sigmas, x, |s| self.preconditioning(s).c_out)?;
+        Ok((x.broadcast_mul(&c_skip)? + f.broadcast_mul(&c_out)?)?)
+    }
+}
+
+/// `f(sigma)` per row as a tensor `[B, 1, 1, 1]` in the dtype of `x`.
+pub(crate) fn row_factors(sigmas: &[f64], x: &Tensor, f: impl Fn(f64) -> f64) -> Result<Tensor> {
+    let values: Vec<f32> = sigmas.iter().map(|s| f(*s) as f32).collect();
+    Ok(Tensor::from_vec(values, (sigmas.len(), 1, 1, 1), x.device())?.to_dtype(x.dtype())?)
+}

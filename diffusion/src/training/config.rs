@@ -1,0 +1,136 @@
+//! What a training run of a diffusion model is made of.
+
+use serde::{Deserialize, Serialize};
+use strata_training::{AdamWConfig, EmaSchedule, LrSchedule};
+
+use crate::{
+    Error, Result,
+    denoiser::Parametrization,
+    noise::{NoiseDistribution, StagePolicy, Weighting},
+    schedule::Schedule,
+    unet::UNetConfig,
+};
+
+/// Settings of `strata train diffusion`; a run directory's `config.toml` holds them resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiffusionTraining {
+    /// Decides the initial weights, the order of the data, the noise levels and the noise.
+    pub seed: u64,
+    /// Length of the run, in images seen.
+    pub images: u64,
+    /// Images per step.
+    pub batch: usize,
+    /// Learn a vector per class of the data, and one for "no class".
+    pub class_conditional: bool,
+    /// Probability that a sample is trained without its class, for classifier-free guidance (Ho & Salimans 2022: 0.1).
+    pub class_dropout: f64,
+    /// Norm to which the gradient is clipped; 0 for no clipping.
+    pub max_grad_norm: f64,
+    /// A line in `stats.jsonl` every so many images.
+    pub log_every_images: u64,
+    /// A checkpoint every so many images.
+    pub save_every_images: u64,
+    /// Checkpoints kept, the newest.
+    pub keep_checkpoints: usize,
+    /// Wall-clock limit in minutes, after which the run saves and ends; 0 for none.
+    pub max_minutes: f64,
+    /// What the network predicts.
+    pub parametrization: Parametrization,
+    /// The schedule whose time the network is told.
+    pub schedule: Schedule,
+    /// Which noise levels are drawn.
+    pub noise: NoiseDistribution,
+    /// How their errors are weighted.
+    pub weighting: Weighting,
+    /// Which stage is drawn how often.
+    pub stage_policy: StagePolicy,
+    /// The optimizer and its base learning rate.
+    pub optimizer: AdamWConfig,
+    /// The learning rate over the run, as a factor on the optimizer's.
+    pub lr_schedule: LrSchedule,
+    /// The average of the weights that sampling uses.
+    pub ema: EmaSchedule,
+    /// The network. Its input and output channels are those of the latents.
+    pub unet: UNetConfig,
+}
+
+impl Default for DiffusionTraining {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            images: 2_000_000,
+            batch: 32,
+            class_conditional: false,
+            class_dropout: 0.1,
+            max_grad_norm: 1.0,
+            log_every_images: 3_200,
+            save_every_images: 100_000,
+            keep_checkpoints: 2,
+            max_minutes: 0.0,
+            // Unit-variance inputs and targets at every sigma (Karras et al. 2022), for latents scaled to unit variance.
+            parametrization: Parametrization::F { sigma_data: 1.0 },
+            schedule: Schedule::default(),
+            noise: NoiseDistribution::default(),
+            weighting: Weighting::default(),
+            stage_policy: StagePolicy::default(),
+            // 2e-4 is EDM's rate for small images divided by five: it suits batches of tens, not thousands.
+            optimizer: AdamWConfig { lr: 2e-4, weight_decay: 0.0, ..AdamWConfig::default() },
+            lr_schedule: LrSchedule::Warmup { warmup_images: 10_000 },
+            ema: EmaSchedule::HalfLife { half_life_images: 500_000.0, rampup_ratio: Some(0.05), batch_counts: false },
+            unet: UNetConfig::default(),
+        }
+    }
+}
+
+impl DiffusionTraining {
+    /// Presets: name and TOML of the settings that differ from the defaults.
+    pub const PRESETS: &'static [(&'static str, &'static str)] = &[
+        ("emoji-32", include_str!("../../presets/emoji-32.toml")),
+        ("emoji-64", include_str!("../../presets/emoji-64.toml")),
+        ("small-multistage", include_str!("../../presets/small-multistage.toml")),
+        ("celebahq256-ldm", include_str!("../../presets/celebahq256-ldm.toml")),
+        ("celebahq256-ldm-multistage", include_str!("../../presets/celebahq256-ldm-multistage.toml")),
+    ];
+
+    /// Keys that say how long and how often, not what is trained: a run may go on with other values.
+    pub const FREE_KEYS: &'static [&'static str] =
+        &["images", "max_minutes", "log_every_images", "save_every_images", "keep_checkpoints"];
+
+    /// Standard deviation of the data that the parametrization assumes.
+    pub fn sigma_data(&self) -> f64 {
+        match self.parametrization {
+            Parametrization::F { sigma_data } => sigma_data,
+            _ => 1.0,
+        }
+    }
+
+    /// # Errors
+    /// If a value cannot be used; the message names the key.
+    pub fn validate(&self) -> Result<()> {
+        let positive = [
+            ("images", self.images),
+            ("batch", self.batch as u64),
+            ("log_every_images", self.log_every_images),
+            ("save_every_images", self.save_every_images),
+            ("keep_checkpoints", self.keep_checkpoints as u64),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, v)| *v == 0) {
+            return Err(Error::Config(format!("`{key}`: expected 1 or more, got 0")));
+        }
+        if !(0.0..=1.0).contains(&self.class_dropout) {
+            return Err(Error::Config(format!("`class_dropout`: expected a probability, got {}", self.class_dropout)));
+        }
+        for (key, v) in [("max_grad_norm", self.max_grad_norm), ("max_minutes", self.max_minutes)] {
+            if v < 0.0 || !v.is_finite() {
+                return Err(Error::Config(format!("`{key}`: expected 0 or more, got {v}")));
+            }
+        }
+        self.noise.validate()?;
+        self.schedule.validate()?;
+        self.optimizer.validate()?;
+        self.lr_schedule.validate()?;
+        self.ema.validate()?;
+        self.unet.validate()
+    }
+}
