@@ -75,8 +75,8 @@ impl Grid {
         let (t_low, t_high) = schedule.t_range();
         let last = steps - 1;
         let mut sigmas = match self {
-            Self::Karras => karras(steps, low, high, 7.0),
-            Self::LogSnr => exponential(steps, low, high),
+            Self::Karras => return karras(steps, low, high, 7.0),
+            Self::LogSnr => return exponential(steps, low, high),
             Self::TimeUniform => linear(t_high, t_low, last).map(|t| schedule.sigma(t)).collect(),
             Self::TimeQuadratic => linear(t_high.sqrt(), t_low.sqrt(), last).map(|t| schedule.sigma(t * t)).collect(),
             _ => self.from_indices(schedule, steps)?,
@@ -113,20 +113,70 @@ pub fn linear(from: f64, to: f64, intervals: usize) -> impl Iterator<Item = f64>
     (0..=intervals).map(move |i| if i == 0 { from } else { from + (to - from) * (i as f64 / intervals as f64) })
 }
 
-/// n levels from `high` to `low`, uniform in sigma^(1/rho) (Karras et al. 2022, Eq. 5).
-pub fn karras(n: usize, low: f64, high: f64, rho: f64) -> Vec<f64> {
-    linear(high.powf(1.0 / rho), low.powf(1.0 / rho), n.saturating_sub(1)).map(|u| u.powf(rho)).collect()
+/// How times between two ends are spaced (Lu et al. 2022a, Section 3.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeRule {
+    /// Uniform in t.
+    Uniform,
+    /// Uniform in the root of t.
+    Quadratic,
+    /// Uniform in the log-SNR.
+    LogSnr,
 }
 
-/// n levels from `high` to `low`, uniform in ln sigma: VE's grid, and uniform in log-SNR.
-pub fn exponential(n: usize, low: f64, high: f64) -> Vec<f64> {
+impl TimeRule {
+    /// `intervals + 1` times from `from` to `to`, both included (for the log-SNR up to the rounding of the schedule's inverse).
+    pub fn times(self, schedule: &Schedule, from: f64, to: f64, intervals: usize) -> Vec<f64> {
+        match self {
+            Self::Uniform => linear(from, to, intervals).collect(),
+            Self::Quadratic => linear(from.sqrt(), to.sqrt(), intervals).map(|r| r * r).collect(),
+            Self::LogSnr => {
+                let lambdas = linear(schedule.lambda(from), schedule.lambda(to), intervals);
+                lambdas.map(|lambda| schedule.t((-lambda).exp())).collect()
+            }
+        }
+    }
+
+    /// The times at the ends of singlestep moves of the given orders: every `order`-th of the evenly spaced ones; for the log-SNR the
+    /// moves themselves are evenly spaced.
+    pub fn outer_times(self, schedule: &Schedule, (from, to): (f64, f64), orders: &[usize]) -> Vec<f64> {
+        if self == Self::LogSnr {
+            return self.times(schedule, from, to, orders.len());
+        }
+        let all = self.times(schedule, from, to, orders.iter().sum());
+        let ends = orders.iter().scan(0, |end, order| {
+            *end += order;
+            Some(all[*end])
+        });
+        std::iter::once(from).chain(ends).collect()
+    }
+}
+
+/// n levels from `high` to `low`, uniform in sigma^(1/rho) (Karras et al. 2022, Eq. 5), then 0. Errors unless n > 0 and 0 < low < high.
+pub fn karras(n: usize, low: f64, high: f64, rho: f64) -> Result<Vec<f64>> {
+    check_range(n, low, high)?;
+    let levels = linear(high.powf(1.0 / rho), low.powf(1.0 / rho), n - 1).map(|u| u.powf(rho));
+    Ok(levels.chain([0.0]).collect())
+}
+
+/// n levels from `high` to `low`, uniform in ln sigma (VE's grid, uniform in log-SNR), then 0. Errors as [`karras`].
+pub fn exponential(n: usize, low: f64, high: f64) -> Result<Vec<f64>> {
     polyexponential(n, low, high, 1.0)
 }
 
-/// n levels: ln sigma is `ln low + u^rho (ln high - ln low)` with u from 1 to 0.
-pub fn polyexponential(n: usize, low: f64, high: f64, rho: f64) -> Vec<f64> {
+/// n levels, then 0: ln sigma is `ln low + u^rho (ln high - ln low)` with u from 1 to 0. Errors as [`karras`].
+pub fn polyexponential(n: usize, low: f64, high: f64, rho: f64) -> Result<Vec<f64>> {
+    check_range(n, low, high)?;
     let (a, b) = (low.ln(), high.ln());
-    linear(1.0, 0.0, n.saturating_sub(1)).map(|u| (a + u.powf(rho) * (b - a)).exp()).collect()
+    let levels = linear(1.0, 0.0, n - 1).map(|u| (a + u.powf(rho) * (b - a)).exp());
+    Ok(levels.chain([0.0]).collect())
+}
+
+fn check_range(n: usize, low: f64, high: f64) -> Result<()> {
+    if n > 0 && low > 0.0 && high > low && high.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Config(format!("grid: expected at least 1 step and 0 < low < high, got {n} steps from {high} to {low}")))
 }
 
 /// The beta_d and beta_min of the VP curve `sigma² = exp(beta_d t²/2 + beta_min t) - 1` through (epsilon, low) and (1, high)

@@ -24,7 +24,7 @@ impl Default for Ancestral {
 }
 
 /// The fresh part of the noise in a step: eta sqrt(t²(s² - t²))/s, and the part that is kept, whose squares sum to t².
-pub(super) fn split(s: f64, t: f64, eta: f64) -> (f64, f64) {
+pub fn ancestral_split(s: f64, t: f64, eta: f64) -> (f64, f64) {
     let up = (eta * t * ((s - t) * (s + t)).max(0.0).sqrt() / s).min(t);
     (up, ((t - up) * (t + up)).sqrt())
 }
@@ -33,7 +33,7 @@ pub(super) fn split(s: f64, t: f64, eta: f64) -> (f64, f64) {
 pub fn ancestral(run: &mut Run, mut x: Tensor, settings: Ancestral) -> Result<Tensor> {
     for (i, s, t) in run.steps() {
         let x0 = run.denoise(i, &x, s)?;
-        let (up, down) = split(s, t, settings.eta);
+        let (up, down) = ancestral_split(s, t, settings.eta);
         let target = settings.clip.map_or(Ok(x0.clone()), |clip| clip.apply(&x0))?;
         x = combine(&[(1.0, &target), (down / s, &x), (-down / s, &x0)])?;
         if settings.eta > 0.0 {

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::{Error, Result, denoiser::Denoiser, schedule::Schedule};
+use crate::{Error, Result, schedule::Schedule};
 
 /// A sampler with its settings. As text: a name of [`Sampler::names`], and where it has settings, `name:key=value,key=value`, for example
 /// `ddim:eta=0.5` or `edm:s_churn=40,s_noise=1.003`.
@@ -164,20 +164,13 @@ impl Sampler {
         }
     }
 
-    /// Samples x0 (or the state at the last of `sigmas`) from `x = x0 + sigmas[0] eps`: [B, ...], float32 or float64. `sigmas`: n + 1
-    /// levels for n steps, never rising, all but the last above 0. Errors on other levels, and with the step and sigma where the
-    /// denoiser's answer is not finite.
-    pub fn sample(
-        &self,
-        denoiser: &dyn Denoiser,
-        x: Tensor,
-        sigmas: &[f64],
-        noise: &mut dyn NoiseSource,
-        observe: &mut Observe,
-    ) -> Result<Tensor> {
-        check_sigmas(sigmas)?;
-        let n = sigmas.len() - 1;
-        let run = &mut Run { denoiser, sigmas, noise, observe };
+    /// Samples x0 (or the state at the last of `run.sigmas`) from `x = x0 + sigmas[0] eps`: [B, ...], float32 or float64.
+    /// `run.sigmas`: n + 1 levels for n steps, never rising, all but the last above 0. Errors on other levels, and with the step and
+    /// sigma where the denoiser's answer is not finite.
+    pub fn sample(&self, mut run: Run, x: Tensor) -> Result<Tensor> {
+        check_sigmas(run.sigmas)?;
+        let (sigmas, n) = (run.sigmas, run.sigmas.len() - 1);
+        let run = &mut run;
         match *self {
             Self::Euler => euler(run, x),
             Self::Ddim { eta } | Self::EulerAncestral { eta } => ancestral(run, x, Ancestral { eta, ..Default::default() }),

@@ -2,14 +2,14 @@
 
 use candle_core::Tensor;
 
-use super::{Run, ancestral::split, combine};
+use super::{Run, ancestral::ancestral_split, combine};
 use crate::Result;
 
 /// The slope at the geometric mean of both ends carries the whole step; the step to 0 is Euler's. With `eta` > 0 the step goes
 /// lower and fresh noise lifts it again; draws at every step then. Order 2 when `eta` is 0, two evaluations a step.
 pub fn dpm2(run: &mut Run, mut x: Tensor, eta: f64) -> Result<Tensor> {
     for (i, s, t) in run.steps() {
-        let (up, down) = split(s, t, eta);
+        let (up, down) = ancestral_split(s, t, eta);
         let mut d = run.slope(i, &x, s)?;
         if down > 0.0 {
             let mid = (s * down).sqrt();

@@ -14,6 +14,7 @@ mod edm;
 mod edm_general;
 mod euler;
 mod heun;
+mod inpaint;
 mod lms;
 mod multistep;
 mod noise;
@@ -25,7 +26,7 @@ use candle_core::{DType, Tensor};
 
 pub use self::{
     adaptive::{Adaptive, adaptive},
-    ancestral::{Ancestral, ancestral, renoise},
+    ancestral::{Ancestral, ancestral, ancestral_split, renoise},
     choice::Sampler,
     ddpm::{DdpmVariance, ddpm},
     deis::deis,
@@ -35,6 +36,7 @@ pub use self::{
     edm_general::{EdmGeneral, Scaling, TimeMap, edm_general},
     euler::euler,
     heun::heun,
+    inpaint::{Known, inpaint},
     lms::lms,
     multistep::{final_orders, multistep, warm_up_orders},
     noise::{NoNoise, NoiseSource, SeededNoise},
