@@ -135,9 +135,7 @@ impl Mixer {
             .ok_or_else(|| Error::Config(format!("{}: {channels} channels and {heads:?} do not agree", scope.path())))?;
         match &config.transformer {
             None => Ok(Self::Attention(AttentionBlock::new(config, &scope.pp("attention"), channels, count)?)),
-            Some(t) => {
-                Ok(Self::Transformer(SpatialTransformer::new(config, t, &scope.pp("transformer"), channels, count)?))
-            }
+            Some(t) => Ok(Self::Transformer(SpatialTransformer::new(config, t, &scope.pp("transformer"), channels, count)?)),
         }
     }
 

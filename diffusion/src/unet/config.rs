@@ -248,7 +248,8 @@ impl UNetConfig {
     fn level_problems(&self, name: &str, levels: &[usize]) -> Vec<String> {
         let last = self.levels().saturating_sub(1);
         let bad = levels.iter().filter(|&&level| level > last);
-        bad.map(|level| format!("`{name}`: expected levels 0 to {last} (there are {} multipliers), got {level}", last + 1)).collect()
+        bad.map(|level| format!("`{name}`: expected levels 0 to {last} (there are {} multipliers), got {level}", last + 1))
+            .collect()
     }
 
     fn division_problems(&self) -> Vec<String> {

@@ -15,9 +15,10 @@ use crate::Result;
 pub struct Cost {
     /// Scalars that are learned.
     pub parameters: u64,
-    /// Multiply-accumulates of two-dimensional convolutions of any kernel.
+    /// Multiply-accumulates of two-dimensional convolutions of any kernel, and of the maps of the noise level's embedding (one
+    /// ten-thousandth of them): together what the published counts contain.
     pub macs_conv: u64,
-    /// Multiply-accumulates of affine maps: embeddings, and queries, keys, values and outputs of attention.
+    /// Multiply-accumulates of affine maps at every position: queries, keys, values, outputs and feed-forward layers.
     pub macs_linear: u64,
     /// Multiply-accumulates of attention itself: `q kᵀ` and the weighted sum.
     pub macs_attention: u64,
@@ -175,6 +176,11 @@ impl<'a> Tally<'a> {
         };
     }
 
+    /// A map of the embedding, once per sample.
+    fn embed(&mut self, n_in: usize, n_out: usize) {
+        self.conv(n_in, n_out, 1, 1);
+    }
+
     fn norm(&mut self, channels: usize, positions: usize) {
         self.cost.parameters += 2 * channels as u64;
         self.floats(channels * positions);
@@ -186,11 +192,11 @@ impl<'a> Tally<'a> {
 
     fn embedding(&mut self) {
         let width = self.config.embedding_width();
-        self.linear(self.config.width, width, 1, true);
-        self.linear(width, width, 1, true);
+        self.embed(self.config.width, width);
+        self.embed(width, width);
         match (self.config.classes, self.config.condition_width) {
             (Some(classes), _) => self.cost.parameters += (classes * width) as u64,
-            (None, Some(n)) => self.linear(n, width, 1, true),
+            (None, Some(n)) => self.embed(n, width),
             (None, None) => {}
         }
     }
@@ -213,7 +219,7 @@ impl<'a> Tally<'a> {
     fn residual(&mut self, c_in: usize, c_out: usize, before: usize, after: usize) {
         self.norm(c_in, before);
         self.conv(c_in, c_out, 3, after);
-        self.linear(self.config.embedding_width(), if self.config.scale_shift { 2 * c_out } else { c_out }, 1, true);
+        self.embed(self.config.embedding_width(), if self.config.scale_shift { 2 * c_out } else { c_out });
         self.norm(c_out, after);
         self.conv(c_out, c_out, 3, after);
         if c_in != c_out {

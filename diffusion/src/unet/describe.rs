@@ -16,14 +16,22 @@ pub fn describe(config: &UNetConfig, input: CostInput) -> Result<String> {
     let costs = costs(config, input)?;
     let mut text = String::new();
     let CostInput { height, width, .. } = input;
-    line(&mut text, format_args!("U-Net for {height}x{width}x{}: {} parameters", config.in_channels, millions(costs.parameters())));
+    line(
+        &mut text,
+        format_args!("U-Net for {height}x{width}x{}: {} parameters", config.in_channels, millions(costs.parameters())),
+    );
     line(&mut text, format_args!("{:<22}{}", "one sample", HEAD));
     line(&mut text, format_args!("{:<22}{}", "shared encoder", row(&costs.shared)));
     for (i, (decoder, active)) in costs.decoders.iter().zip(costs.active()).enumerate() {
         line(&mut text, format_args!("{:<22}{}", format!("decoder of stage {}", i + 1), row(decoder)));
         line(&mut text, format_args!("{:<22}{}", format!("stage {} active", i + 1), row(&active)));
     }
-    line(&mut text, format_args!("multiply-accumulates; conv: 2-d convolutions, linear: affine maps, attention: q k^T and the weighted sum"));
+    line(
+        &mut text,
+        format_args!(
+            "multiply-accumulates; conv: 2-d convolutions and the embedding's maps, linear: maps at every position,\n  attention: q k^T and the weighted sum"
+        ),
+    );
     levels(&mut text, config, input);
     Ok(text)
 }

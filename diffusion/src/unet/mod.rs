@@ -140,14 +140,7 @@ impl UNet {
     ///
     /// # Errors
     /// If the shapes do not agree with each other or with the configuration.
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        c_noise: &[f32],
-        stages: &[usize],
-        cond: &Condition,
-        train: Option<Key>,
-    ) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, c_noise: &[f32], stages: &[usize], cond: &Condition, train: Option<Key>) -> Result<Tensor> {
         let x = self.input(x, c_noise, stages, cond)?;
         let embedding = ops::silu(&self.embedding(c_noise, cond)?)?;
         let pass = Pass { embedding, context: self.context(x.dim(0)?, cond)?, train };
@@ -206,13 +199,10 @@ impl UNet {
             };
         };
         match &cond.context {
-            Some(context) if matches!(*context.dims(), [b, _, d] if b == batch && d == width) => {
-                Ok(Some(context.contiguous()?))
+            Some(context) if matches!(*context.dims(), [b, _, d] if b == batch && d == width) => Ok(Some(context.contiguous()?)),
+            Some(context) => {
+                Err(Error::Config(format!("`Condition::context`: expected [{batch}, T, {width}], got {:?}", context.dims())))
             }
-            Some(context) => Err(Error::Config(format!(
-                "`Condition::context`: expected [{batch}, T, {width}], got {:?}",
-                context.dims()
-            ))),
             None => Err(Error::Config("cross attention needs `Condition::context`, which is missing".into())),
         }
     }

@@ -16,9 +16,9 @@ impl Routing {
     pub(super) fn new(stages: &[usize], decoders: usize) -> Result<Self> {
         let mut rows = vec![Vec::new(); decoders];
         for (row, &stage) in stages.iter().enumerate() {
-            let of_stage = rows.get_mut(stage).ok_or_else(|| {
-                Error::Config(format!("row {row}: decoder {stage}, but there are {decoders} (counted from 0)"))
-            })?;
+            let of_stage = rows
+                .get_mut(stage)
+                .ok_or_else(|| Error::Config(format!("row {row}: decoder {stage}, but there are {decoders} (counted from 0)")))?;
             of_stage.push(row as u32);
         }
         Ok(Self { groups: rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()).collect() })

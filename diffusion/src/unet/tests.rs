@@ -264,7 +264,8 @@ fn a_checkpoint_that_does_not_fit_lists_every_key() -> Result<()> {
     tensors.insert("extra".into(), Tensor::zeros(1, DType::F32, &Device::Cpu)?);
     tensors.insert("input_blocks.0.0.bias".into(), Tensor::zeros(7, DType::F32, &Device::Cpu)?);
     let text = message(ldm.key_map()?.load(&store, &tensors, "model.ckpt"));
-    for part in ["missing `outs.2.2.bias`", "unexpected `extra`", "`input_blocks.0.0.bias`: expected [32], got [7]", "model.ckpt"] {
+    for part in ["missing `outs.2.2.bias`", "unexpected `extra`", "`input_blocks.0.0.bias`: expected [32], got [7]", "model.ckpt"]
+    {
         assert!(text.contains(part), "{part} is missing in: {text}");
     }
     Ok(())

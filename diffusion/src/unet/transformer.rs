@@ -38,9 +38,7 @@ impl SpatialTransformer {
         Ok(Self {
             norm: GroupNorm::new(&scope.pp("norm"), channels, config.groups, GROUP_NORM_EPS)?,
             proj_in: Linear::pointwise(&scope.pp("proj_in"), channels, channels, 2, Init::FanIn)?,
-            blocks: (0..transformer.depth)
-                .map(|i| Block::new(&scope.pp(format!("block{i}")), widths))
-                .collect::<Result<_>>()?,
+            blocks: (0..transformer.depth).map(|i| Block::new(&scope.pp(format!("block{i}")), widths)).collect::<Result<_>>()?,
             proj_out: Linear::pointwise(&scope.pp("proj_out"), channels, channels, 2, last_init(config))?,
         })
     }

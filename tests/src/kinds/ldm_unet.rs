@@ -81,12 +81,8 @@ impl Network {
     /// Every expected `grad.*` of mean(eps²).
     fn gradients(&self, case: &Case, eps: &Tensor, answer: &mut Answer) -> Result<()> {
         let grads = eps.sqr()?.mean_all()?.backward()?;
-        let ours: Vec<(String, Tensor)> = self
-            .store
-            .parameters()
-            .iter()
-            .filter_map(|p| Some((p.name().to_string(), grads.get(p.var())?.clone())))
-            .collect();
+        let ours: Vec<(String, Tensor)> =
+            self.store.parameters().iter().filter_map(|p| Some((p.name().to_string(), grads.get(p.var())?.clone()))).collect();
         let mut all = self.keys.export(&ours)?;
         all.extend(grads.get(&self.x).map(|g| ("x".to_string(), g.clone())));
         all.extend(self.context.as_ref().and_then(|c| grads.get(c)).map(|g| ("context".to_string(), g.clone())));
