@@ -41,9 +41,8 @@ pub fn end_similarities(
 ) -> Result<Vec<(f64, f64)>> {
     let levels: Vec<f64> = sigmas.iter().flat_map(|&s| [s, ends.finest, ends.coarsest]).collect();
     let shifts = optimal.shifts(&Queries { indices, noise, sigmas: &levels }, stop)?;
-    let share = |k, level, sigma| {
-        f64::from(comparison.count(&shifts, k, (0, sigmas[k]), (level, sigma))) / optimal.summary().dim as f64
-    };
+    let share =
+        |k, level, sigma| f64::from(comparison.count(&shifts, k, (0, sigmas[k]), (level, sigma))) / optimal.summary().dim as f64;
     Ok((0..indices.len()).map(|k| (share(k, 1, ends.finest), share(k, 2, ends.coarsest))).collect())
 }
 

@@ -4,9 +4,11 @@
 //! - [`optimal`]: the optimal denoiser of a finite set (Zhang et al. 2024, Eq. 4);
 //! - [`similarity`]: how alike it is at two noise levels (Eq. 5);
 //! - [`algorithm1`]: the paper's three stages, with bootstrap intervals (Algorithm 1, Eqs. 6 and 7);
-//! - [`partition`]: any number of stages by exact dynamic programming, and the baselines of the paper's Table 4.
+//! - [`partition`]: any number of stages by exact dynamic programming;
+//! - [`baselines`]: divisions that do not look at the data.
 
 pub mod algorithm1;
+pub mod baselines;
 pub mod optimal;
 pub mod partition;
 pub mod points;

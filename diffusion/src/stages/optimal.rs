@@ -384,7 +384,8 @@ mod tests {
             .collect();
         let largest = exponents.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = exponents.iter().map(|l| (l - largest).exp()).sum();
-        let weigh = |j: usize| exponents.iter().zip(data.chunks(dim)).map(|(l, p)| (l - largest).exp() * (y[j] - p[j])).sum::<f64>();
+        let weigh =
+            |j: usize| exponents.iter().zip(data.chunks(dim)).map(|(l, p)| (l - largest).exp() * (y[j] - p[j])).sum::<f64>();
         (0..dim).map(|j| weigh(j) / total / sigma).collect()
     }
 

@@ -153,7 +153,9 @@ fn check(matrix: &[f64], n: usize, count: usize) -> Result<()> {
 }
 
 fn too_many(n: usize, count: usize) -> Error {
-    Error::Config(format!("{count} stages cannot be cut from a grid of {n} noise levels: ask for 1 to {n} stages or a finer grid"))
+    Error::Config(format!(
+        "{count} stages cannot be cut from a grid of {n} noise levels: ask for 1 to {n} stages or a finer grid"
+    ))
 }
 
 #[cfg(test)]
@@ -181,10 +183,14 @@ mod tests {
         }
         let score = |starts: &[usize]| {
             let ends = starts[1..].iter().copied().chain([n]);
-            starts.iter().zip(ends).map(|(&s, e)| {
-                let sum: f64 = (s..e).flat_map(|i| (s..e).map(move |j| similarity[i * n + j])).sum();
-                sum / ((e - s) * (e - s)) as f64
-            }).sum()
+            starts
+                .iter()
+                .zip(ends)
+                .map(|(&s, e)| {
+                    let sum: f64 = (s..e).flat_map(|i| (s..e).map(move |j| similarity[i * n + j])).sum();
+                    sum / ((e - s) * (e - s)) as f64
+                })
+                .sum()
         };
         let mut best = (f64::NEG_INFINITY, vec![]);
         go(&mut vec![0], n, count, &mut best, &score);

@@ -127,7 +127,9 @@ impl Summary {
     pub fn of(points: &dyn Points) -> Result<Self> {
         let (count, dim) = (points.count(), points.dim());
         if count == 0 || dim == 0 {
-            return Err(Error::Config(format!("the data set has {count} points of dimension {dim}: nothing to divide into stages")));
+            return Err(Error::Config(format!(
+                "the data set has {count} points of dimension {dim}: nothing to divide into stages"
+            )));
         }
         let mut sums = Sums { mean: vec![0.0; dim], square: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY };
         let mut seen = HashSet::with_capacity(count);
