@@ -4,12 +4,12 @@ use rayon::prelude::*;
 
 use super::{
     gather::Gather,
-    gemm::{Matrix, gemm},
+    gemm::{Matrix, Packed, gemm},
     kernel::Kernel,
     linear::{self, Sizes},
     reduce::{column_sums, sum_spans},
-    scratch::with_scratch,
-    weights::{pack_backward, pack_forward, unpack},
+    scratch::{row_distance, with_scratch},
+    weights::unpack,
 };
 
 /// Shapes of one convolution, all known to agree.
@@ -80,12 +80,9 @@ fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec
     if gather.is_identity() {
         return linear::forward(g.sizes(), x, weight, bias);
     }
-    if kh * kw == 1 {
-        return product(&gather, x, Matrix::rows(weight, c_in).t(), c_out, bias);
-    }
-    let taps: Vec<usize> = (0..kh * kw).collect();
-    let matrix = pack_forward(weight, g.weight, &taps);
-    product(&gather, x, Matrix::rows(&matrix, c_out), c_out, bias)
+    let area = kh * kw;
+    let taps: Vec<_> = (0..area).map(|tap| Matrix::strided(&weight[tap..], area, c_in * area)).collect();
+    product(&gather, x, &Packed::new(&taps, c_in, c_out), c_out, bias)
 }
 
 /// Gradient of the input, `[B, H, W, C_in]`, from that of the output.
@@ -147,8 +144,9 @@ impl Geometry {
 }
 
 /// Windows times `matrix` (`[window, n]`), plus bias.
-fn product(gather: &Gather, source: &[f32], matrix: Matrix<'_>, n: usize, bias: Option<&[f32]>) -> Vec<f32> {
+fn product(gather: &Gather, source: &[f32], matrix: &Packed, n: usize, bias: Option<&[f32]>) -> Vec<f32> {
     let (k, pixels) = (gather.window(), gather.pixels());
+    let distance = row_distance(k);
     let mut y = vec![0.0; pixels * n];
     let tile = tile_pixels(k, pixels);
     y.par_chunks_mut(tile * n).enumerate().for_each(|(i, y)| {
@@ -157,9 +155,9 @@ fn product(gather: &Gather, source: &[f32], matrix: Matrix<'_>, n: usize, bias: 
             y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias));
         }
         let first = i * tile;
-        with_scratch(count * k, |columns| {
-            gather.columns(source, first..first + count, 0..k, columns);
-            gemm([count, n, k], (y, n), bias.is_some(), 1.0, Matrix::rows(columns, k), matrix);
+        with_scratch(count * distance, |columns| {
+            gather.columns(source, first..first + count, 0..k, (columns, distance));
+            matrix.product(y, bias.is_some(), Matrix::rows(columns, distance));
         });
     });
     y
@@ -167,8 +165,8 @@ fn product(gather: &Gather, source: &[f32], matrix: Matrix<'_>, n: usize, bias: 
 
 /// Pixels of one tile: its windows fit in the cache, and there are some tiles for every thread.
 fn tile_pixels(k: usize, pixels: usize) -> usize {
-    let fitting = (TILE_FLOATS / k).clamp(48, 256);
-    fitting.min(pixels.div_ceil(8)).next_multiple_of(8)
+    let fitting = (TILE_FLOATS / k).clamp(42, 252);
+    fitting.min(pixels.div_ceil(8)).next_multiple_of(14)
 }
 
 /// The pixels (py, px) + stride·(i, j) of the input's gradient: a convolution of dy with every stride-th tap, flipped.
@@ -187,12 +185,10 @@ fn phase(g: &Geometry, dy: &[f32], weight: &[f32], start: [usize; 2]) -> Vec<f32
         taps: [y.taps.len(), x.taps.len()],
         origin: [y.origin, x.origin],
     };
-    if kh * kw == 1 {
-        return product(&gather, dy, Matrix::rows(weight, c_in), c_in, None);
-    }
-    let taps: Vec<usize> = y.taps.iter().flat_map(|ky| x.taps.iter().map(move |kx| ky * kw + kx)).collect();
-    let matrix = pack_backward(weight, g.weight, &taps);
-    product(&gather, dy, Matrix::rows(&matrix, c_in), c_in, None)
+    let area = kh * kw;
+    let tap = |ky: usize, kx: usize| Matrix::strided(&weight[ky * kw + kx..], c_in * area, area);
+    let taps: Vec<_> = y.taps.iter().flat_map(|ky| x.taps.iter().map(|kx| tap(*ky, *kx))).collect();
+    product(&gather, dy, &Packed::new(&taps, c_out, c_in), c_in, None)
 }
 
 /// One direction of a phase: which taps meet its pixels, in the order of the output pixels that they come from.
@@ -236,13 +232,13 @@ fn weight_blocks(k: usize, pixels: usize) -> (usize, usize) {
 fn weight_block(gather: &Gather, x: &[f32], dy: &[f32], span: std::ops::Range<usize>, first: usize, out: &mut [f32]) {
     let c_out = dy.len() / gather.pixels();
     let rows = out.len() / c_out;
-    let tile = 512;
+    let tile = 256;
     for begin in span.clone().step_by(tile) {
         let end = span.end.min(begin + tile);
         let (count, dy) = (end - begin, Matrix::rows(&dy[begin * c_out..end * c_out], c_out));
         let again = begin > span.start;
         with_scratch(count * rows, |columns| {
-            gather.columns(x, begin..end, first..first + rows, columns);
+            gather.columns(x, begin..end, first..first + rows, (columns, rows));
             gemm([rows, c_out, count], (out, c_out), again, 1.0, Matrix::rows(columns, rows).t(), dy);
         });
     }

@@ -35,10 +35,17 @@ impl Gather {
         self.taps == [1, 1] && self.stride == 1 && self.origin == [0, 0] && self.grid == [h, w]
     }
 
-    /// Writes elements `range` of the windows of `pixels`, one window after another.
-    pub(crate) fn columns(&self, source: &[f32], pixels: Range<usize>, range: Range<usize>, out: &mut [f32]) {
+    /// Writes elements `range` of the windows of `pixels`, their beginnings `distance` apart.
+    pub(crate) fn columns(
+        &self,
+        source: &[f32],
+        pixels: Range<usize>,
+        range: Range<usize>,
+        (out, distance): (&mut [f32], usize),
+    ) {
         let [height, width] = self.grid;
-        for (row, pixel) in out.chunks_exact_mut(range.len()).zip(pixels) {
+        for (row, pixel) in out.chunks_exact_mut(distance).zip(pixels) {
+            let row = &mut row[..range.len()];
             let (image, rest) = (pixel / (height * width), pixel % (height * width));
             self.window_of(source, [image, rest / width, rest % width], range.clone(), row);
         }

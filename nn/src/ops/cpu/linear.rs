@@ -1,12 +1,18 @@
 //! The affine map and its gradients; the weight `[n_out, n_in]` is used where it lies.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{
-    gemm::{Matrix, gemm},
+    gemm::{Matrix, Packed, gemm},
     kernel::Kernel,
     reduce::{column_sums, sum_spans},
+    scratch::{row_distance, with_scratch},
 };
+
+/// Rows of x that one product of the weight's gradient takes.
+const DEPTH: usize = 256;
 
 /// Rows, inputs and outputs of one affine map.
 #[derive(Clone, Copy, Debug)]
@@ -60,43 +66,67 @@ impl Kernel<3> for Linear {
 
 /// `[rows, n_out]`.
 pub(crate) fn forward(s: Sizes, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-    product(x, s.n_in, Matrix::rows(weight, s.n_in).t(), s.n_out, bias)
+    let matrix = Packed::new(&[Matrix::rows(weight, s.n_in).t()], s.n_in, s.n_out);
+    product(x, s.n_in, &matrix, s.n_out, bias)
 }
 
 /// Gradient of x, `[rows, n_in]`.
 pub(crate) fn input_gradient(s: Sizes, dy: &[f32], weight: &[f32]) -> Vec<f32> {
-    product(dy, s.n_out, Matrix::rows(weight, s.n_in), s.n_in, None)
+    let matrix = Packed::new(&[Matrix::rows(weight, s.n_in)], s.n_out, s.n_in);
+    product(dy, s.n_out, &matrix, s.n_in, None)
 }
 
-/// Gradient of the weight, `[n_out, n_in]`.
+/// Gradient of the weight, `[n_out, n_in]`: blocks of its rows, and spans of x's rows that are summed afterwards.
 pub(crate) fn weight_gradient(s: Sizes, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let Sizes { rows, n_in, n_out } = s;
-    let block = n_out.div_ceil(n_out.div_ceil(128));
+    let block = n_out.div_ceil(n_out.div_ceil(168));
     let blocks = n_out.div_ceil(block);
-    let spans = 16usize.div_ceil(blocks).clamp(1, rows.div_ceil(512));
+    let spans = 8usize.div_ceil(blocks).clamp(1, rows.div_ceil(512));
     let mut partial = vec![0.0; spans * n_out * n_in];
     let tasks: Vec<(usize, &mut [f32])> =
         partial.chunks_mut(n_out * n_in).flat_map(|span| span.chunks_mut(block * n_in)).enumerate().collect();
     tasks.into_par_iter().for_each(|(i, out)| {
         let (span, first) = (i / blocks, (i % blocks) * block);
-        let (begin, end) = (span * rows / spans, (span + 1) * rows / spans);
-        let count = out.len() / n_in;
-        let dy = Matrix::rows(&dy[begin * n_out + first..], n_out);
-        gemm([count, n_in, end - begin], (out, n_in), false, 1.0, dy.t(), Matrix::rows(&x[begin * n_in..], n_in));
+        weight_block(s, x, dy, span * rows / spans..(span + 1) * rows / spans, first, out);
     });
     sum_spans(partial, n_out * n_in)
 }
 
+/// `dy[span, first..]ᵀ · x[span]` for as many outputs as `out` has rows.
+fn weight_block(s: Sizes, x: &[f32], dy: &[f32], span: Range<usize>, first: usize, out: &mut [f32]) {
+    let count = out.len() / s.n_in;
+    for begin in span.clone().step_by(DEPTH) {
+        let end = span.end.min(begin + DEPTH);
+        with_scratch((end - begin) * count, |left| {
+            for (left, dy) in left.chunks_exact_mut(count).zip(dy[begin * s.n_out..].chunks_exact(s.n_out)) {
+                left.copy_from_slice(&dy[first..first + count]);
+            }
+            let x = Matrix::rows(&x[begin * s.n_in..end * s.n_in], s.n_in);
+            let left = Matrix::rows(left, count).t();
+            gemm([count, s.n_in, end - begin], (out, s.n_in), begin > span.start, 1.0, left, x);
+        });
+    }
+}
+
 /// Rows of x (each `k` wide) times `matrix` (`[k, n]`), plus bias.
-fn product(x: &[f32], k: usize, matrix: Matrix<'_>, n: usize, bias: Option<&[f32]>) -> Vec<f32> {
+fn product(x: &[f32], k: usize, matrix: &Packed, n: usize, bias: Option<&[f32]>) -> Vec<f32> {
     let rows = x.len() / k;
-    let tile = rows.div_ceil(8).clamp(16, 256);
+    let tile = rows.div_ceil(8).clamp(14, 252).next_multiple_of(14);
     let mut y = vec![0.0; rows * n];
     y.par_chunks_mut(tile * n).zip(x.par_chunks(tile * k)).for_each(|(y, x)| {
         if let Some(bias) = bias {
             y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias));
         }
-        gemm([y.len() / n, n, k], (y, n), bias.is_some(), 1.0, Matrix::rows(x, k), matrix);
+        let distance = row_distance(k);
+        if distance == k {
+            return matrix.product(y, bias.is_some(), Matrix::rows(x, k));
+        }
+        with_scratch(x.len() / k * distance, |apart| {
+            for (to, from) in apart.chunks_exact_mut(distance).zip(x.chunks_exact(k)) {
+                to[..k].copy_from_slice(from);
+            }
+            matrix.product(y, bias.is_some(), Matrix::rows(apart, distance));
+        });
     });
     y
 }
