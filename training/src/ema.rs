@@ -35,7 +35,7 @@ pub enum EmaSchedule {
     },
     /// A power-function profile of a width relative to the length of the training (Karras et al. 2024).
     Power {
-        /// Standard deviation of the profile relative to the images seen, in (0, 0.2886].
+        /// Standard deviation of the profile relative to the images seen, in (0, 0.3002].
         relative_width: f64,
     },
 }
@@ -48,7 +48,9 @@ impl EmaSchedule {
     pub fn validate(&self) -> Result<()> {
         let (name, value, expected, ok) = match *self {
             Self::Constant { decay } | Self::LdmWarmup { decay } => ("decay", decay, "in [0, 1]", (0.0..=1.0).contains(&decay)),
-            Self::HalfLife { rampup_ratio: Some(r), .. } if !(r > 0.0 && r.is_finite()) => ("rampup_ratio", r, "above 0", false),
+            Self::HalfLife { rampup_ratio: Some(r), .. } if !(r >= 0.0 && r.is_finite()) => {
+                ("rampup_ratio", r, "at least 0", false)
+            }
             Self::HalfLife { half_life_images: h, .. } => ("half_life_images", h, "at least 0", h >= 0.0),
             Self::Power { relative_width } => return power_ema::exponent(relative_width).map(|_| ()),
         };

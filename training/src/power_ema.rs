@@ -8,15 +8,16 @@ use crate::{Error, Result};
 /// The exponent g of a profile of relative width `std`: the largest real root of g³ + 7g² + (16 - std⁻²) g + (12 - std⁻²).
 ///
 /// # Errors
-/// A width outside (0, 0.2886): g would be below 0, and the profile would forget the newest parameters first.
+/// A width outside (0, 0.3002]: no profile of a power function is wider.
 pub fn exponent(std: f64) -> Result<f64> {
-    // (g+1) / ((g+2)² (g+3)) is 1/12 at g = 0 and falls from there on.
-    if !(std > 0.0 && std * std <= 1.0 / 12.0) {
-        return Err(Error::Config(format!("relative width of an average: expected above 0 and at most 0.2886, got {std}")));
+    // (g+1) / ((g+2)² (g+3)) has its largest value on g > -1 here, and falls from there on.
+    let widest = (5f64.sqrt() - 3.0) / 2.0;
+    if !(std > 0.0 && std * std <= (widest + 1.0) / ((widest + 2.0).powi(2) * (widest + 3.0))) {
+        return Err(Error::Config(format!("relative width of an average: expected above 0 and at most 0.3002, got {std}")));
     }
     let target = std.powi(-2);
     let cubic = |g: f64| ((g + 7.0) * g + 16.0 - target) * g + 12.0 - target;
-    let (mut low, mut high) = (0.0, 1.0);
+    let (mut low, mut high) = (widest, 1.0);
     while cubic(high) < 0.0 {
         high *= 2.0;
     }
@@ -130,12 +131,12 @@ mod tests {
 
     #[test]
     fn exponents_solve_their_equation() {
-        for std in [0.01, 0.05, 0.1, 0.25, 0.28] {
+        for std in [0.01, 0.05, 0.1, 0.25, 0.28, 0.3] {
             let g = exponent(std).unwrap();
             let width = ((g + 1.0) / ((g + 2.0).powi(2) * (g + 3.0))).sqrt();
             assert!((width - std).abs() < 1e-12, "{std}: {width}");
         }
-        for std in [0.0, -0.1, 0.3, f64::NAN] {
+        for std in [0.0, -0.1, 0.301, f64::NAN] {
             assert!(exponent(std).is_err(), "{std}");
         }
     }

@@ -1,11 +1,13 @@
 //! The run directory, the unit of work: the resolved configuration, the log, samples and checkpoints.
 //!
-//!     run.toml        what kind of run this is
-//!     config.toml     the resolved configuration, which `--config` takes again
-//!     stats.jsonl     the log
-//!     samples/
-//!     checkpoints/<images seen>/
-//!     lock            held by the process that trains here
+//! ```text
+//! run.toml        what kind of run this is
+//! config.toml     the resolved configuration, which `--config` takes again
+//! stats.jsonl     the log
+//! samples/
+//! checkpoints/<images seen>/
+//! lock            held by the process that trains here
+//! ```
 //!
 //! The same command goes on where the directory stands; a directory of another configuration is refused.
 

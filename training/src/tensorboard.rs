@@ -146,3 +146,49 @@ const TABLE: [u32; 256] = {
     }
     table
 };
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_check_value_of_the_checksum() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa, "RFC 3720, B.4");
+    }
+
+    #[test]
+    fn records_are_whole_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = EventWriter::create(dir.path(), 0).unwrap();
+        writer.scalars(300, &[("a", 1.5), ("b", f64::NAN)]).unwrap();
+        let second = EventWriter::create(dir.path(), 300).unwrap();
+        assert!(second.path > writer.path);
+        let data = std::fs::read(&writer.path).unwrap();
+        let (mut rest, mut messages) = (&data[..], Vec::new());
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            assert_eq!(u32::from_le_bytes(rest[8..12].try_into().unwrap()), masked(&rest[..8]));
+            let message = &rest[12..12 + length];
+            assert_eq!(u32::from_le_bytes(rest[12 + length..16 + length].try_into().unwrap()), masked(message));
+            messages.push(message.to_vec());
+            rest = &rest[16 + length..];
+        }
+        assert_eq!(messages.len(), 3);
+        let value = [&[0x0a, 1, b'a', 0x15][..], &1.5f32.to_le_bytes()].concat();
+        let tail = &messages[2][9..];
+        // step 300 as a varint, then the summary with its first value of 8 bytes
+        assert_eq!(&tail[..3], [0x10, 0xac, 0x02]);
+        assert_eq!(&tail[3..5], [0x2a, 20]);
+        assert_eq!(&tail[5..7], [0x0a, 8]);
+        assert_eq!(&tail[7..15], value);
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = EventWriter::create(&dir.path().join("none"), 0).unwrap_err().to_string();
+        assert!(message.contains("none"), "{message}");
+    }
+}

@@ -30,6 +30,7 @@ pub fn implementation(kind: &str) -> Option<Run> {
         "ldm_autoencoder_kl" | "diffusers_autoencoder_kl" | "ldm_vq_model" | "diffusers_vq_model" | "diffusers_autoencoder_tiny" => {
             autoencoder::run
         }
+        "adamw" | "ema" | "grad_clip" | "grad_sanitize" | "lr_schedule" | "phema_weights" => optim::run,
         _ => return None,
     })
 }
@@ -78,13 +79,6 @@ pub const PENDING: &[&str] = &[
     "inception_score",
     "kid",
     "precision_recall",
-    // optim
-    "adamw",
-    "ema",
-    "grad_clip",
-    "grad_sanitize",
-    "lr_schedule",
-    "phema_weights",
     // samplers
     "cfg_dpm_solver",
     "ddpm_ancestral",
