@@ -20,6 +20,7 @@ pub mod sampler;
 pub mod sampling;
 pub mod schedule;
 pub mod schedule_discrete;
+pub mod schedule_posterior;
 pub mod stages;
 pub mod training;
 pub mod unet;

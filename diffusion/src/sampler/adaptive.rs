@@ -63,7 +63,7 @@ pub fn adaptive(run: &mut Run, mut x: Tensor, settings: &Adaptive) -> Result<Ten
 
 /// The solutions of the lower and the higher order at t.
 fn pair(run: &Run, step: usize, x: &Tensor, (s, t): (f64, f64), settings: &Adaptive) -> Result<(Tensor, Tensor)> {
-    let solver = settings.solver;
+    let solver = Dpm { published_third: false, ..settings.solver };
     let h = (s / t).ln();
     let at = |r: f64| (-(-s.ln() + r * h)).exp();
     let first = |r: f64, f0: &Tensor, f1: &Tensor| -> Result<Differences> {

@@ -19,6 +19,7 @@ mod lms;
 mod multistep;
 mod noise;
 mod plms;
+mod pndm;
 mod singlestep;
 mod unipc;
 
@@ -40,7 +41,8 @@ pub use self::{
     lms::lms,
     multistep::{final_orders, multistep, warm_up_orders},
     noise::{NoNoise, NoiseSource, SeededNoise},
-    plms::{plms, pndm_runge_kutta},
+    plms::plms,
+    pndm::{Pndm, PndmCall, PndmRule, pndm},
     singlestep::{singlestep, singlestep_orders},
     unipc::{UniPc, unipc},
 };

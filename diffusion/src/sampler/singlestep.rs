@@ -23,6 +23,8 @@ pub fn singlestep_orders(evaluations: usize, order: usize) -> Vec<usize> {
 /// ends at the one after. So the orders' sum is the number of steps. The observer sees the state after every move. A move of order 2
 /// or 3 must not end at sigma 0. `inner` is the form of the second-order move inside one of order 3: the paper's code takes Taylor's.
 pub fn singlestep(run: &mut Run, mut x: Tensor, solver: Dpm, orders: &[usize], inner: Form) -> Result<Tensor> {
+    // The published third-order weight is the multistep form's alone.
+    let solver = Dpm { published_third: false, ..solver };
     let (mut begin, sum) = (0, orders.iter().sum::<usize>());
     if sum + 1 != run.sigmas.len() || orders.iter().any(|o| !(1..=3).contains(o)) {
         let got = run.sigmas.len().saturating_sub(1);
