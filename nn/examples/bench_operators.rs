@@ -75,6 +75,7 @@ fn cpu_milliseconds() -> f64 {
 }
 
 fn main() -> Result<()> {
+    strata_nn::memory::keep_freed_memory();
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         let (mode, name) = line.split_once(' ').unwrap();

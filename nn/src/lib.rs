@@ -4,6 +4,7 @@
 //!
 //! - [`ops`]: free functions over tensors, channels last: `[B, H, W, C]`. Each is differentiable in every tensor argument.
 //! - [`layers`]: parameters plus an operator (`Conv2d`, `Linear`, `GroupNorm`, ...).
+//! - [`memory`]: a setting of the allocator that programs make once.
 //! - [`params`]: the registry of parameters, in order of creation, with seeded initialisers by name.
 //! - [`random`]: noise as a function of its coordinates (seed, purpose, step, index).
 //! - [`weights`]: safetensors files with metadata, written beside their place and renamed.
@@ -21,6 +22,7 @@
 
 mod error;
 pub mod layers;
+pub mod memory;
 pub mod ops;
 pub mod params;
 pub mod random;

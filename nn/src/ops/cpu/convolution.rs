@@ -70,8 +70,8 @@ impl Kernel<3> for Geometry {
     }
 }
 
-/// Floats of a tile of windows: about half of a second-level cache.
-const TILE_FLOATS: usize = 1 << 18;
+/// Elements of the windows that are gathered at a time: those of a tile of pixels stay in the second-level cache.
+const WINDOW_PART: usize = 768;
 
 /// `[B, H', W', C_out]` of x and weight, plus bias.
 fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
@@ -146,27 +146,28 @@ impl Geometry {
 /// Windows times `matrix` (`[window, n]`), plus bias.
 fn product(gather: &Gather, source: &[f32], matrix: &Packed, n: usize, bias: Option<&[f32]>) -> Vec<f32> {
     let (k, pixels) = (gather.window(), gather.pixels());
-    let distance = row_distance(k);
     let mut y = vec![0.0; pixels * n];
-    let tile = tile_pixels(k, pixels);
+    let tile = tile_pixels(pixels);
     y.par_chunks_mut(tile * n).enumerate().for_each(|(i, y)| {
         let count = y.len() / n;
         if let Some(bias) = bias {
             y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias));
         }
         let first = i * tile;
-        with_scratch(count * distance, |columns| {
-            gather.columns(source, first..first + count, 0..k, (columns, distance));
-            matrix.product(y, bias.is_some(), Matrix::rows(columns, distance));
-        });
+        for part in (0..k).step_by(WINDOW_PART).map(|from| from..k.min(from + WINDOW_PART)) {
+            let distance = row_distance(part.len());
+            with_scratch(count * distance, |columns| {
+                gather.columns(source, first..first + count, part.clone(), (columns, distance));
+                matrix.product_part(part.clone(), y, bias.is_some() || part.start > 0, Matrix::rows(columns, distance));
+            });
+        }
     });
     y
 }
 
-/// Pixels of one tile: its windows fit in the cache, and there are some tiles for every thread.
-fn tile_pixels(k: usize, pixels: usize) -> usize {
-    let fitting = (TILE_FLOATS / k).clamp(42, 252);
-    fitting.min(pixels.div_ceil(8)).next_multiple_of(14)
+/// Pixels of one tile: whole tiles of the matrix product, and some for every thread.
+fn tile_pixels(pixels: usize) -> usize {
+    pixels.div_ceil(8).min(252).next_multiple_of(14)
 }
 
 /// The pixels (py, px) + stride·(i, j) of the input's gradient: a convolution of dy with every stride-th tap, flipped.

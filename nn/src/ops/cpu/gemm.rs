@@ -1,5 +1,7 @@
 //! The matrix product of one thread: row-major result, second factor packed once and used for many rows.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::scratch::{Aligned, with_scratch};
@@ -85,7 +87,13 @@ impl Packed {
 
     /// `c = a · self`, or `c += a · self`. a: `[m, k]`, c: `[m, n]` with rows `n` apart.
     pub(crate) fn product(&self, c: &mut [f32], accumulate: bool, a: Matrix<'_>) {
-        gemm_packed([c.len() / self.n, self.n, self.k], (c, self.n), accumulate, 1.0, a, self.data.get());
+        self.product_part(0..self.k, c, accumulate, a);
+    }
+
+    /// The product with rows `part` of self only. a: `[m, part]`.
+    pub(crate) fn product_part(&self, part: Range<usize>, c: &mut [f32], accumulate: bool, a: Matrix<'_>) {
+        let right = Panels { data: self.data.get(), k: self.k, first: part.start };
+        gemm_packed([c.len() / self.n, self.n, part.len()], (c, self.n), accumulate, 1.0, a, right);
     }
 }
 
@@ -101,30 +109,39 @@ pub(crate) fn gemm([m, n, k]: [usize; 3], c: (&mut [f32], usize), accumulate: bo
         for (panel, out) in packed.chunks_exact_mut(PANEL * k.max(1)).enumerate() {
             b.pack_panel(n, panel, out);
         }
-        gemm_packed([m, n, k], c, accumulate, factor, a, packed);
+        gemm_packed([m, n, k], c, accumulate, factor, a, Panels { data: packed, k, first: 0 });
     });
 }
 
-/// As [`gemm`], with b packed: panel after panel of [`PANEL`] columns, `[k][PANEL]` each.
+/// A packed factor: panel after panel of [`PANEL`] columns, `[k][PANEL]` each, of which rows `first..` are used.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    data: &'a [f32],
+    k: usize,
+    first: usize,
+}
+
+/// As [`gemm`], with b packed.
 fn gemm_packed(
     [m, n, k]: [usize; 3],
     (c, width): (&mut [f32], usize),
     accumulate: bool,
     factor: f32,
     a: Matrix<'_>,
-    packed: &[f32],
+    b: Panels<'_>,
 ) {
     if m == 0 || n == 0 {
         return;
     }
-    let fits = a.holds(m, k) && packed.len() >= packed_len(k, n) && n <= width && (m - 1) * width + n <= c.len();
+    let fits =
+        a.holds(m, k) && b.first + k <= b.k && b.data.len() >= packed_len(b.k, n) && n <= width && (m - 1) * width + n <= c.len();
     assert!(fits, "gemm: matrix outside its slice");
     #[cfg(target_arch = "x86_64")]
     if super::simd::has_avx512() {
         // SAFETY: the features are there, and the assertion bounds every address that m, n, k and the strides can form.
-        return unsafe { avx512::product([m, n, k], (c, width), accumulate, factor, a, packed) };
+        return unsafe { avx512::product([m, n, k], (c, width), accumulate, factor, a, b) };
     }
-    for (panel, b) in packed.chunks_exact((PANEL * k).max(1)).enumerate().take(n.div_ceil(PANEL)) {
+    for (panel, b) in (0..n.div_ceil(PANEL)).map(|panel| (panel, &b.data[(panel * b.k + b.first) * PANEL..])) {
         let columns = PANEL.min(n - panel * PANEL);
         // SAFETY: the assertion above bounds every address that m, columns, k and the strides can form in a, b and c, and c is
         // borrowed mutably, so that it overlaps neither a nor b.
@@ -159,7 +176,7 @@ fn gemm_packed(
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{Matrix, PANEL};
+    use super::{Matrix, PANEL, Panels};
 
     /// Rows of the largest tile.
     const ROWS: usize = 14;
@@ -182,7 +199,7 @@ mod avx512 {
     }
 
     /// # Safety
-    /// AVX-512F is there; a, packed and c hold what [`super::gemm_packed`] asserts.
+    /// AVX-512F is there; a, right and c hold what [`super::gemm_packed`] asserts.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn product(
         [m, n, k]: [usize; 3],
@@ -190,7 +207,7 @@ mod avx512 {
         accumulate: bool,
         factor: f32,
         a: Matrix<'_>,
-        packed: &[f32],
+        right: Panels<'_>,
     ) {
         let blocks = k.div_ceil(DEPTH).max(1);
         for block in 0..blocks {
@@ -207,7 +224,7 @@ mod avx512 {
                             a: a.data.as_ptr().add(row * a.rows + first * a.columns),
                             row: a.rows,
                             column: a.columns,
-                            b: packed.as_ptr().add(column * k + first * PANEL),
+                            b: right.data.as_ptr().add(column * right.k + (right.first + first) * PANEL),
                             c: c.as_mut_ptr().add(row * width + column),
                             width,
                             mask: 0xffff >> ((16 - columns % 16) % 16),
