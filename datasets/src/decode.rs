@@ -46,6 +46,12 @@ impl Decode {
 
     /// Decodes with the stored channels and orientation: 16 bit is rounded to 8, palettes are looked up.
     pub fn stored(&self, bytes: &[u8]) -> Result<StoredImage, String> {
+        // A decoder that panics on a damaged file must not take a worker with it.
+        let caught = std::panic::catch_unwind(|| self.decode(bytes));
+        caught.unwrap_or_else(|_| Err("the decoder failed on it".into()))
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<StoredImage, String> {
         if bytes.is_empty() {
             return Err("empty file".into());
         }

@@ -29,16 +29,6 @@ impl RgbImage {
         }
         Self { pixels, ..*self }
     }
-
-    /// The rectangle of `width` x `height` at (`x`, `y`), which must lie inside.
-    pub(crate) fn cropped(&self, x: usize, y: usize, width: usize, height: usize) -> Self {
-        let mut pixels = Vec::with_capacity(width * height * 3);
-        for row in y..y + height {
-            let start = (row * self.width + x) * 3;
-            pixels.extend_from_slice(&self.pixels[start..start + width * 3]);
-        }
-        Self { width, height, pixels }
-    }
 }
 
 /// What becomes of transparency.

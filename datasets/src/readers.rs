@@ -1,5 +1,19 @@
 //! One file per layout.
 
+pub(crate) mod celeba;
+pub(crate) mod cifar;
+pub(crate) mod edm;
 pub(crate) mod emoji;
 pub(crate) mod files;
 pub(crate) mod folder;
+pub(crate) mod lmdb;
+pub(crate) mod metadata;
+pub(crate) mod mnist;
+pub(crate) mod parquet;
+mod pickle;
+mod regions;
+mod table;
+mod tar;
+mod tree;
+pub(crate) mod webdataset;
+mod zip;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, serialize};
+use safetensors::serialize;
+use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::manifest::{LatentManifest, LatentType};
@@ -89,7 +89,7 @@ impl ShardLayout {
     /// From the head of a file of `file_len` bytes: `bytes` holds at least its header. Errors unless every size fits.
     pub(super) fn read(bytes: &[u8], file_len: usize, manifest: &LatentManifest, path: &Path) -> Result<Self> {
         let damaged = |why: &dyn std::fmt::Display| Error::file(path, format!("damaged shard: {why}"));
-        let (header, info) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(&e))?;
+        let (start, info) = header(bytes).map_err(|e| damaged(&e))?;
         let moments = info.info("moments").ok_or_else(|| damaged(&"no tensor `moments`"))?;
         let labels = info.info("labels").ok_or_else(|| damaged(&"no tensor `labels`"))?;
         let count = labels.shape.first().copied().unwrap_or(0);
@@ -98,9 +98,9 @@ impl ShardLayout {
             let got = format!("{:?} {:?}", moments.dtype, moments.shape);
             return Err(damaged(&format!("`moments`: expected {:?} {shape:?}, got {got}", dtype(manifest.dtype))));
         }
-        let start = header + 8;
-        if file_len < start + moments.data_offsets.1.max(labels.data_offsets.1) {
-            return Err(damaged(&format!("cut short at {file_len} bytes")));
+        let wanted = start + moments.data_offsets.1.max(labels.data_offsets.1);
+        if file_len != wanted {
+            return Err(damaged(&format!("expected {wanted} bytes, got {file_len}")));
         }
         let text = info.metadata().as_ref().and_then(|m| m.get(TEXTS)).ok_or_else(|| damaged(&"no keys"))?;
         let texts: ShardTexts = serde_json::from_str(text).map_err(|e| damaged(&e))?;
@@ -119,6 +119,15 @@ impl ShardLayout {
         let (start, len) = self.labels_range();
         to_labels(&bytes[start..start + len])
     }
+}
+
+/// Where the tensors begin, and the checked header of a file of safetensors.
+fn header(bytes: &[u8]) -> std::result::Result<(usize, Metadata), String> {
+    let cut = || "cut short in its header".to_string();
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut)?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|e| e.to_string())?;
+    let info = serde_json::from_slice(rest.get(..length).ok_or_else(cut)?).map_err(|e| e.to_string())?;
+    Ok((length + 8, info))
 }
 
 pub(super) fn to_labels(bytes: &[u8]) -> Vec<i64> {
