@@ -155,7 +155,7 @@ impl CoderConfig {
     fn norms(&self) -> Result<()> {
         let widths = self.channels.iter().map(|&c| ("channels", c)).chain([("stem_channels", self.stem())]);
         for (key, c) in widths {
-            if c == 0 || c % self.norm_groups != 0 {
+            if c == 0 || !c.is_multiple_of(self.norm_groups) {
                 let expected = format!("multiples of norm_groups ({})", self.norm_groups);
                 return Err(Error::config(format!("model.{key}"), expected, c));
             }

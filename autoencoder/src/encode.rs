@@ -94,7 +94,7 @@ fn check_bad(bad: usize, data: &Dataset, max_bad: f64) -> Result<()> {
 
 fn manifest(ae: &LoadedAutoencoder, data: &Dataset, transform: &Transform, options: &EncodeOptions) -> Result<LatentManifest> {
     let factor = ae.model.factor();
-    if transform.size == 0 || transform.size % factor != 0 {
+    if transform.size == 0 || !transform.size.is_multiple_of(factor) {
         return Err(Error::config("size", format!("a multiple of the autoencoder's factor ({factor})"), transform.size));
     }
     for (key, values) in [("scale", &options.scale), ("shift", &options.shift)] {

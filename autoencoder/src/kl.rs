@@ -88,7 +88,7 @@ pub(crate) fn apply(layer: Option<&Linear>, x: &Tensor) -> Result<Tensor> {
 pub(crate) fn check_image(x: &Tensor, config: &crate::CoderConfig) -> Result<()> {
     let f = config.factor();
     match *x.dims() {
-        [_, c, h, w] if c == config.in_channels && h > 0 && w > 0 && h % f == 0 && w % f == 0 => Ok(()),
+        [_, c, h, w] if c == config.in_channels && h > 0 && w > 0 && h.is_multiple_of(f) && w.is_multiple_of(f) => Ok(()),
         _ => {
             let expected = format!("[B, {}, H, W] with sides divisible by {f} (crop or pad the image)", config.in_channels);
             Err(Error::input("image", expected, x.dims()))

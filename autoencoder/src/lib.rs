@@ -9,6 +9,7 @@
 //! - [`train`]: from pictures to a run directory; [`AutoencoderTraining`] holds its settings and presets.
 //! - [`load`], [`save`], [`export_diffusers`]: trained autoencoders on disk.
 //! - [`encode`], [`decode_latents`], [`reconstruct`]: what one is for; [`pictures`]: tensors to pictures and back.
+//! - [`adversarial`]: the patch discriminator and its losses.
 //! - [`layouts`]: configuration files and weight names of published models, both ways.
 //!
 //! ```
@@ -26,6 +27,8 @@
 //! # Ok::<(), strata_autoencoder::Error>(())
 //! ```
 
+pub mod adversarial;
+mod batch_norm;
 mod blocks;
 mod coder;
 mod config;

@@ -18,7 +18,7 @@ impl Posterior {
     /// If the number of channels is odd.
     pub fn new(moments: &Tensor) -> Result<Self> {
         let (_, c, _, _) = moments.dims4()?;
-        if c % 2 != 0 {
+        if !c.is_multiple_of(2) {
             return Err(Error::input("moments", "an even number of channels, mean then log-variance", moments.dims()));
         }
         let (mean, logvar) = (moments.narrow(1, 0, c / 2)?, moments.narrow(1, c / 2, c / 2)?);

@@ -155,13 +155,16 @@ impl AutoencoderTraining {
     pub fn validate(&self) -> Result<()> {
         self.model.validate()?;
         let factor = self.model.factor();
-        if self.size == 0 || self.size % factor != 0 {
+        if self.size == 0 || !self.size.is_multiple_of(factor) {
             return Err(Error::config("size", format!("a multiple of the autoencoder's factor ({factor})"), self.size));
         }
         if (self.model.in_channels, self.model.out_channels) != (3, 3) {
             return Err(Error::config("model.in_channels", "3, as out_channels (RGB)", self.model.in_channels));
         }
         self.validate_numbers()?;
+        if self.decay == Decay::Cosine && self.warmup_images >= self.images {
+            return Err(Error::config("warmup_images", format!("less than images ({})", self.images), self.warmup_images));
+        }
         self.optimizer().validate()?;
         self.ema().validate()?;
         Ok(self.lr_schedule().validate()?)

@@ -127,7 +127,7 @@ impl AutoencoderTiny {
     pub fn encode(&self, x: &Tensor) -> Result<Tensor> {
         let f = self.config.factor();
         match *x.dims() {
-            [_, c, h, w] if c == self.config.in_channels && h % f == 0 && w % f == 0 && h * w > 0 => {}
+            [_, c, h, w] if c == self.config.in_channels && h.is_multiple_of(f) && w.is_multiple_of(f) && h * w > 0 => {}
             _ => {
                 let expected = format!("[B, {}, H, W] with sides divisible by {f}", self.config.in_channels);
                 return Err(Error::input("image", expected, x.dims()));

@@ -1,0 +1,272 @@
+//! Training, loading and encoding on a few generated pictures.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::{collections::HashMap, path::Path};
+
+use candle_core::{Device, Tensor};
+use strata_autoencoder::{
+    AutoencoderKl, AutoencoderTiny, AutoencoderTraining, EncodeOptions, KlConfig, Posterior, TinyConfig, TrainSummary, VqConfig,
+    VqModel, encode, export_diffusers, load, pictures, reconstruct, save, train, weight_file,
+};
+use strata_datasets::{Dataset, DatasetOptions, LatentSet, RgbImage, Transform};
+use strata_nn::{
+    params::ParamStore,
+    random::{Key, uniform_f32},
+    weights,
+};
+use strata_training::{Interrupt, NoProgress, Progress, RunDir, run::read_stats};
+
+/// Flat pictures with one bright square each.
+fn pictures_in(dir: &Path, count: usize) -> Dataset {
+    for i in 0..count {
+        let mut rng = Key::new(5, "pictures").index(i as u64).generator();
+        let (x, y) = ((uniform_f32(&mut rng) * 10.0) as usize, (uniform_f32(&mut rng) * 10.0) as usize);
+        let inside = |p: usize| (x..x + 6).contains(&(p % 16)) && (y..y + 6).contains(&(p / 16));
+        let pixels = (0..256).flat_map(|p| if inside(p) { [250, 30, (9 * i % 256) as u8] } else { [255; 3] }).collect();
+        pictures::write_png(&dir.join(format!("{i:03}.png")), &RgbImage { width: 16, height: 16, pixels }).unwrap();
+    }
+    Dataset::open(dir.to_str().unwrap(), &DatasetOptions::default()).unwrap()
+}
+
+fn small() -> AutoencoderTraining {
+    AutoencoderTraining {
+        images: 64,
+        batch: 4,
+        size: 16,
+        warmup_images: 8,
+        save_every_images: 1000,
+        log_every_images: 16,
+        evaluate_every_images: 32,
+        model: KlConfig {
+            channels: vec![8, 16],
+            patch: 2,
+            encoder_blocks: 1,
+            decoder_blocks: 1,
+            norm_groups: 4,
+            ..KlConfig::default()
+        },
+        ..AutoencoderTraining::default()
+    }
+}
+
+fn train_in(dir: &Path, config: &AutoencoderTraining, data: &Dataset, progress: &dyn Progress, stop: &Interrupt) -> TrainSummary {
+    let table = toml::Table::try_from(config).unwrap();
+    let mut run = RunDir::open_changing(dir, "autoencoder", &table, AutoencoderTraining::FREE_KEYS).unwrap();
+    train(config, data, &mut run, &Device::Cpu, progress, stop).unwrap()
+}
+
+/// Stops the training when it has seen some images.
+struct StopAt(u64, Interrupt);
+
+impl Progress for StopAt {
+    fn start(&self, _: &str, _: u64, _: &str) {}
+    fn advance(&self, done: u64, message: &str) {
+        if message.starts_with("loss") && done >= self.0 {
+            self.1.trigger();
+        }
+    }
+    fn finish(&self) {}
+}
+
+fn files(run: &Path) -> HashMap<&'static str, HashMap<String, Tensor>> {
+    let folder = weight_file(run).unwrap().parent().unwrap().to_path_buf();
+    let read = |name: &str| weights::load(&folder.join(name), &Device::Cpu).unwrap().tensors;
+    ["model.safetensors", "ema.safetensors", "optimizer.safetensors"].map(|name| (name, read(name))).into()
+}
+
+#[test]
+fn an_interrupted_run_gives_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures_in(&tempdir_in(dir.path(), "data"), 24);
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    let config = small();
+    let summary = train_in(&whole, &config, &data, &NoProgress, &Interrupt::default());
+    assert!(summary.finished && !summary.interrupted && summary.held_out_psnr.is_some());
+
+    let stop = Interrupt::default();
+    let summary = train_in(&parts, &config, &data, &StopAt(28, stop.clone()), &stop);
+    assert_eq!((summary.seen_images, summary.finished, summary.interrupted), (28, false, true));
+    let summary = train_in(&parts, &config, &data, &NoProgress, &Interrupt::default());
+    assert_eq!((summary.seen_images, summary.finished), (64, true));
+
+    let (a, b) = (files(&whole), files(&parts));
+    for (file, tensors) in &a {
+        assert_eq!(tensors.len(), b[file].len());
+        for (name, t) in tensors {
+            let bits = |t: &Tensor| t.flatten_all().unwrap().to_dtype(candle_core::DType::F64).unwrap().to_vec1::<f64>().unwrap();
+            assert_eq!(bits(t), bits(&b[file][name]), "{file}: {name}");
+        }
+    }
+    let seen = |run: &Path| -> Vec<u64> { read_stats(run).unwrap().iter().filter_map(|r| r["seen_images"].as_u64()).collect() };
+    assert_eq!(seen(&whole), [16, 32, 32, 48, 64, 64]);
+    assert_eq!(seen(&parts), seen(&whole));
+    assert!(whole.join("samples/reconstructions-00000064.png").is_file());
+}
+
+fn tempdir_in(dir: &Path, name: &str) -> std::path::PathBuf {
+    let path = dir.join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+#[test]
+fn training_lowers_the_error_and_what_is_saved_can_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures_in(&tempdir_in(dir.path(), "data"), 40);
+    let run = dir.path().join("run");
+    let config = AutoencoderTraining { images: 1600, ..small() };
+    let summary = train_in(&run, &config, &data, &NoProgress, &Interrupt::default());
+    let psnr = summary.held_out_psnr.unwrap();
+    assert!(psnr > 14.0, "{psnr}");
+
+    let ae = load(&run, &Device::Cpu).unwrap();
+    assert_eq!((ae.size, ae.config.factor()), (16, 4));
+    let all: Vec<usize> = (0..data.len()).collect();
+    let transform = Transform::new(16);
+    let measured = reconstruct(&ae, &data, &all, &transform, 3, &NoProgress, &Interrupt::default()).unwrap();
+    assert!((measured.psnr - psnr).abs() < 3.0 && measured.examples.len() == 3, "{measured:?}");
+
+    // The same file by itself, and in diffusers' layout, gives the same network.
+    let file = dir.path().join("ae.safetensors");
+    save(&ae, &file).unwrap();
+    let x = Key::new(0, "x").normal_tensor((1, 3, 16, 32), &Device::Cpu).unwrap();
+    let moments = |path: &Path| values(&load(path, &Device::Cpu).unwrap().model.encode_moments(&x).unwrap());
+    assert_eq!(moments(&file), moments(&run));
+    assert!(export_diffusers(&ae, dir.path(), 1.0).unwrap_err().to_string().contains("model.patch"));
+
+    // Latents: as many as pictures, of unit variance when scaled; a second call finds them finished.
+    let out = dir.path().join("latents");
+    let encode_all = |options: &EncodeOptions| encode(&ae, &data, &transform, options, &out, &NoProgress, &Interrupt::default());
+    let options = EncodeOptions { batch: 7, shard_items: 16, ..EncodeOptions::default() };
+    let manifest = encode_all(&options).unwrap().unwrap();
+    assert_eq!((manifest.count, manifest.shards.len(), manifest.channels), (40, 3, 4));
+    assert_eq!(manifest.autoencoder_sha256, ae.sha256);
+    let set = LatentSet::open(&out).unwrap();
+    let moments = Tensor::from_vec(set.moments(11).unwrap(), (1, 8, 4, 4), &Device::Cpu).unwrap();
+    let picture = data.load(11).unwrap();
+    let direct = ae.model.encode_moments(&pictures::to_tensor(&picture.pixels, 1, 16, &Device::Cpu).unwrap()).unwrap();
+    let difference = values(&(moments - direct).unwrap()).iter().fold(0f32, |m, d| m.max(d.abs()));
+    assert!(difference < 1e-4, "{difference}");
+    assert_eq!(encode_all(&options).unwrap().unwrap(), manifest);
+}
+
+#[test]
+fn an_interrupted_encoding_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures_in(&tempdir_in(dir.path(), "data"), 11);
+    let run = dir.path().join("run");
+    train_in(&run, &AutoencoderTraining { images: 12, ..small() }, &data, &NoProgress, &Interrupt::default());
+    let ae = load(&run, &Device::Cpu).unwrap();
+    let options = EncodeOptions { batch: 3, flip: true, ..EncodeOptions::default() };
+    struct AfterTwo(Interrupt);
+    impl Progress for AfterTwo {
+        fn start(&self, _: &str, _: u64, _: &str) {}
+        fn advance(&self, done: u64, _: &str) {
+            if done >= 6 {
+                self.0.trigger();
+            }
+        }
+        fn finish(&self) {}
+    }
+    let encode_into = |name: &str, progress: &dyn Progress, stop: &Interrupt| {
+        encode(&ae, &data, &Transform::new(16), &options, &dir.path().join(name), progress, stop).unwrap()
+    };
+    let stop = Interrupt::default();
+    assert!(encode_into("parts", &AfterTwo(stop.clone()), &stop).is_none());
+    let parts = encode_into("parts", &NoProgress, &Interrupt::default()).unwrap();
+    let whole = encode_into("whole", &NoProgress, &Interrupt::default()).unwrap();
+    assert_eq!(parts.count, 22);
+    assert_eq!(parts, whole);
+}
+
+#[test]
+fn every_trainable_parameter_gets_a_gradient() {
+    let coder = KlConfig {
+        channels: vec![8, 16, 16],
+        norm_groups: 4,
+        encoder_attention: vec![1],
+        decoder_attention: vec![2],
+        bottleneck_channels: Some(6),
+        ..KlConfig::default()
+    };
+    let x = Key::new(0, "x").normal_tensor((2, 3, 8, 12), &Device::Cpu).unwrap();
+    for patch in [1, 2] {
+        let coder =
+            KlConfig { patch, channels: coder.channels[..4 - patch].to_vec(), decoder_attention: vec![1], ..coder.clone() };
+        all_get_gradients(|store| {
+            let model = AutoencoderKl::new(&coder, &store.root()).unwrap();
+            let posterior = Posterior::new(&model.encode_moments(&x).unwrap()).unwrap();
+            let noise = Key::new(0, "noise").normal_tensor(posterior.mode().dims(), &Device::Cpu).unwrap();
+            let y = model.decode(&posterior.sample(&noise).unwrap()).unwrap();
+            (y.sqr().unwrap().mean_all().unwrap() + posterior.kl().unwrap().mean_all().unwrap()).unwrap()
+        });
+    }
+    all_get_gradients(|store| {
+        let model = VqModel::new(&VqConfig { codes: 1, coder: coder.clone() }, &store.root()).unwrap();
+        let h = model.encode(&x).unwrap();
+        let loss = model.quantize(&h).unwrap().published_loss(0.25).unwrap();
+        (model.decode(&h).unwrap().sqr().unwrap().mean_all().unwrap() + loss).unwrap()
+    });
+    all_get_gradients(|store| {
+        let config = TinyConfig {
+            encoder_channels: 8,
+            decoder_channels: 8,
+            encoder_blocks: vec![1, 2],
+            decoder_blocks: vec![1, 2],
+            ..TinyConfig::default()
+        };
+        let model = AutoencoderTiny::new(&config, &store.root()).unwrap();
+        model.decode(&model.encode(&x).unwrap()).unwrap().sqr().unwrap().mean_all().unwrap()
+    });
+}
+
+fn all_get_gradients(loss: impl Fn(&ParamStore) -> Tensor) {
+    let store = ParamStore::new(0, &Device::Cpu);
+    let grads = loss(&store).backward().unwrap();
+    for p in store.trainable() {
+        let grad = grads.get(p.var()).unwrap_or_else(|| panic!("no gradient reaches {}", p.name()));
+        assert!(values(grad).iter().any(|g| *g != 0.0), "the gradient of {} is zero", p.name());
+    }
+    // Frozen, it builds no graph.
+    store.freeze();
+}
+
+fn values(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn presets_can_be_built() {
+    for (name, text) in AutoencoderTraining::PRESETS {
+        let config: AutoencoderTraining = toml::from_str(text).unwrap();
+        config.validate().unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
+#[test]
+fn unusable_settings_are_named() {
+    let cases = [
+        (AutoencoderTraining { size: 30, ..small() }, "`size`: expected a multiple of the autoencoder's factor (4), got 30"),
+        (AutoencoderTraining { batch: 0, ..small() }, "`batch`: expected 1 or more, got 0"),
+        (AutoencoderTraining { held_out_share: 1.5, ..small() }, "`held_out_share`"),
+        (AutoencoderTraining { lr: -1.0, ..small() }, "lr"),
+        (AutoencoderTraining { warmup_images: 64, ..small() }, "`warmup_images`: expected less than images (64), got 64"),
+    ];
+    for (config, part) in cases {
+        let message = config.validate().unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn what_is_no_autoencoder_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let message = |path: &Path| load(path, &Device::Cpu).unwrap_err().to_string();
+    assert!(message(&dir.path().join("nowhere")).contains("does not exist"));
+    assert!(message(dir.path()).contains("not a run directory"), "{}", message(dir.path()));
+    let file = dir.path().join("w.safetensors");
+    weights::save(&file, &[("a".into(), Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap())], &Default::default())
+        .unwrap();
+    assert!(message(&file).contains("config.json"), "{}", message(&file));
+}
