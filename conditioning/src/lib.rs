@@ -5,11 +5,13 @@
 
 mod class;
 mod error;
+mod rescaler;
 
 use candle_core::Tensor;
 
 pub use class::ClassEmbedder;
 pub use error::{Error, Result};
+pub use rescaler::{RescalerConfig, Resize, SpatialRescaler, rescale};
 
 /// A batch of conditions.
 #[derive(Clone, Debug, Default)]

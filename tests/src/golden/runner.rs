@@ -74,9 +74,12 @@ impl Golden {
         Self { root: root.into(), strict: true }
     }
 
-    /// The directory named by `STRATA_GOLDEN_DIR`, or the project's own.
+    /// The directory named by `STRATA_GOLDEN_DIR`, or the project's own. Tests run in their package's folder, so a relative path
+    /// that is not found there is taken from the workspace.
     pub fn from_environment() -> Self {
-        std::env::var_os(VARIABLE).map_or_else(Self::own, Self::at)
+        let Some(given) = std::env::var_os(VARIABLE).map(PathBuf::from) else { return Self::own() };
+        let in_workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(&given);
+        Self::at(if given.exists() || !in_workspace.exists() { given } else { in_workspace })
     }
 
     /// The directory that holds the areas.
