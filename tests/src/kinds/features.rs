@@ -1,13 +1,104 @@
 //! Kinds of the area `features`: feature network and image resizing cases.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
+use strata_datasets::Resampling;
+use strata_datasets::resize::{Filter, Interpolation, Pixels, resize, resize_float};
+use strata_datasets::rules;
 
-use crate::golden::{Answer, Case};
+use crate::golden::{Answer, Case, Config};
 
 /// Runs one case of this area.
 ///
 /// # Errors
 /// If the kind is none of this area, or the case cannot be computed.
 pub fn run(case: &Case) -> Result<Answer> {
-    bail!("`{}` is no kind of the area features", case.kind)
+    match case.kind.as_str() {
+        "image_resize" => image_resize(case),
+        other => bail!("`{other}` is no kind of the area features"),
+    }
+}
+
+fn image_resize(case: &Case) -> Result<Answer> {
+    let config = case.config()?;
+    let mut answer = Answer::new();
+    for op in config.sections("ops")? {
+        let name = op.opt::<String>("out")?;
+        let skipped = op.opt::<String>("expect")?;
+        ensure!(skipped.is_some() == name.is_none(), "an op gives a tensor or expects \"skipped\"");
+        ensure!(skipped.is_none_or(|s| s == "skipped"), "`expect` is not \"skipped\"");
+        let image = pixels(case, &op.get::<String>("in")?)?;
+        match (name, resized(&image, &op)?) {
+            (None, Resized::Skipped) => {}
+            (Some(name), Resized::Bytes(out)) => {
+                let shape = shape(&image, out.height, out.width, out.channels);
+                answer.insert_values(name, out.data, shape)?;
+            }
+            (Some(name), Resized::Floats(values, height, width)) => {
+                answer.insert_values(name, values, shape(&image, height, width, image.channels))?;
+            }
+            (name, _) => bail!("{name:?}: expected a picture or none, got the other"),
+        }
+        op.finish()?;
+    }
+    config.finish()?;
+    Ok(answer)
+}
+
+/// What an op gives.
+enum Resized {
+    Bytes(Pixels),
+    Floats(Vec<f32>, usize, usize),
+    Skipped,
+}
+
+fn resized(image: &Pixels, op: &Config<'_>) -> Result<Resized> {
+    let size = |key: &str| op.get::<usize>(key);
+    Ok(Resized::Bytes(match op.get::<String>("op")?.as_str() {
+        "pil_resize" => resize(image, size("width")?, size("height")?, filter(op, "filter")?, op.opt("box")?)?,
+        "pil_resize_float" => {
+            let (width, height) = (size("width")?, size("height")?);
+            let values = resize_float(image, width, height, filter(op, "filter")?, op.get("clip")?)?;
+            return Ok(Resized::Floats(values, height, width));
+        }
+        "edm_center_crop" => rules::edm_center_crop(image, size("width")?, size("height")?)?,
+        "edm_center_crop_wide" => match rules::edm_center_crop_wide(image, size("width")?, size("height")?)? {
+            Some(out) => out,
+            None => return Ok(Resized::Skipped),
+        },
+        "edm_scale" => rules::edm_scale(image, size("width")?, size("height")?)?,
+        "ldm_lsun" => rules::ldm_lsun(image, size("size")?, filter(op, "interpolation")?)?,
+        "smallest_max_size_center_crop" => rules::smallest_max_size_center_crop(image, size("size")?, interpolation(op)?)?,
+        "center_crop_frac_area" => rules::center_crop_frac_area(image, size("crop")?, size("size")?, interpolation(op)?)?,
+        other => bail!("unknown op `{other}`"),
+    }))
+}
+
+fn filter(op: &Config<'_>, key: &str) -> Result<Filter> {
+    match op.get::<Resampling>(key)? {
+        Resampling::Pillow(filter) => Ok(filter),
+        other => bail!("`{key}` is {other}, expected a filter of Pillow"),
+    }
+}
+
+fn interpolation(op: &Config<'_>) -> Result<Interpolation> {
+    match op.get::<Resampling>("interpolation")? {
+        Resampling::OpenCv(interpolation) => Ok(interpolation),
+        other => bail!("`interpolation` is {other}, expected one of OpenCV"),
+    }
+}
+
+/// The input `name`, [H, W] or [H, W, C] of bytes.
+fn pixels(case: &Case, name: &str) -> Result<Pixels> {
+    let tensor = case.input(name)?;
+    let (height, width, channels) = match *tensor.dims() {
+        [h, w] => (h, w, 1),
+        [h, w, c] => (h, w, c),
+        ref other => bail!("`in.{name}`: expected [H, W] or [H, W, C], got {other:?}"),
+    };
+    Ok(Pixels { width, height, channels, data: tensor.flatten_all()?.to_vec1::<u8>()? })
+}
+
+/// Grey pictures stay without a channel axis, unless a rule gave them three.
+fn shape(input: &Pixels, height: usize, width: usize, channels: usize) -> Vec<usize> {
+    if input.channels == 1 && channels == 1 { vec![height, width] } else { vec![height, width, channels] }
 }

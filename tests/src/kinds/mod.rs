@@ -45,6 +45,8 @@ pub fn implementation(kind: &str) -> Option<Run> {
         | "ldm_ddim" | "ldm_plms" => samplers::run,
         "dpm_time_steps" | "edm_sigma_grid" | "k_sigma_grids" | "ldm_beta_schedule" | "ldm_ddim_timesteps" | "min_snr_weights"
         | "vp_continuous" | "vp_discrete" | "zero_terminal_snr" => schedules::run,
+        "dataset_listing" => data::run,
+        "image_resize" => features::run,
         _ => return None,
     })
 }
@@ -64,15 +66,12 @@ pub const PENDING: &[&str] = &[
     "clip_text",
     "ldm_bert_embedder",
     "t5_encoder",
-    // data
-    "dataset_listing",
     // edm_unet
     "edm_dhariwal_unet",
     "edm_loss",
     "edm_multistage_unet",
     "edm_song_unet",
     // features
-    "image_resize",
     "inception_v3_fid",
     "lpips",
     // metrics
