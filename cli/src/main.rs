@@ -1,1 +1,53 @@
-fn main() {}
+//! The `strata` binary: parses, resolves settings, calls one library function per command, prints.
+
+mod args;
+mod bars;
+mod commands;
+mod context;
+mod grid;
+mod hint;
+mod plot;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command, DataCommand, TrainCommand};
+use context::Context;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            hint::print(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How a command ended without an error.
+pub(crate) enum Outcome {
+    /// It did what it was asked for.
+    Done,
+    /// It saved what it had and stopped, because it was asked to.
+    Interrupted,
+}
+
+fn run(cli: &Cli) -> anyhow::Result<Outcome> {
+    let context = Context::new(&cli.global)?;
+    match &cli.command {
+        Command::Demo(args) => commands::demo::run(args, &context),
+        Command::Data(DataCommand::Inspect(args)) => commands::data_inspect::run(args, &context),
+        Command::Data(DataCommand::Verify(args)) => commands::data_verify::run(args, &context),
+        Command::Train(TrainCommand::Autoencoder(args)) => commands::train_autoencoder::run(args, &context),
+        Command::Train(TrainCommand::Diffusion(args)) => commands::train_diffusion::run(args, &context),
+        Command::Encode(args) => commands::encode::run(args, &context),
+        Command::Stages(args) => commands::stages::run(args, &context),
+        Command::Sample(args) => commands::sample::run(args, &context),
+        Command::Decode(args) => commands::decode::run(args, &context),
+        Command::Inspect(args) => commands::inspect::run(args, &context),
+    }
+}

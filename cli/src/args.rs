@@ -1,0 +1,344 @@
+//! The command line as typed; what it means is decided by the commands.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Trains multistage latent-diffusion models on your images, and draws with them.
+#[derive(Debug, Parser)]
+#[command(name = "strata", version, arg_required_else_help = true, propagate_version = true)]
+#[command(after_help = "Start with `strata demo`. DATA is a folder of images, or `emoji` for the built-in set.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Where to compute: auto, cpu or cuda:N
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    pub device: String,
+    /// Arithmetic of the networks
+    #[arg(long, global = true, value_enum, default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
+    /// Threads on the CPU [default: all cores]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Seed of everything random [default: the configuration's, 0]
+    #[arg(long, global = true, value_name = "N")]
+    pub seed: Option<u64>,
+    /// No progress on stderr
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// Arithmetic of the networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// 32-bit floats
+    F32,
+    /// bfloat16 with float32 parameters, on CUDA
+    Bf16,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The whole chain on the built-in emoji: trains, samples and writes a report with pictures
+    Demo(Demo),
+    /// Look at data sets and latents
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Train an autoencoder or a diffusion model
+    #[command(subcommand)]
+    Train(TrainCommand),
+    /// Turn images into latents with a trained autoencoder
+    Encode(Encode),
+    /// Divide the noise range into stages (Zhang, Lu et al. 2024, Algorithm 1)
+    Stages(Stages),
+    /// Draw images with a trained diffusion model
+    Sample(Sample),
+    /// Turn latents back into images
+    Decode(Decode),
+    /// Show what a file, run, folder or preset is
+    Inspect(Inspect),
+}
+
+/// Commands about data.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Show layout, classes, sizes and broken files of a data set
+    Inspect(DataInspect),
+    /// Check the shards of a latents folder against their checksums
+    Verify(DataVerify),
+}
+
+/// Commands that train.
+#[derive(Debug, Subcommand)]
+pub enum TrainCommand {
+    /// Train an autoencoder on images; the same command continues an interrupted run
+    Autoencoder(TrainAutoencoder),
+    /// Train a multistage diffusion model on latents; the same command continues an interrupted run
+    Diffusion(TrainDiffusion),
+}
+
+/// `strata demo`
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Where everything goes
+    #[arg(long, default_value = "strata-demo", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Side of the pictures in pixels: 32 or 64
+    #[arg(long, default_value_t = 32, value_parser = parse_demo_size)]
+    pub size: usize,
+    /// About how long to train on two cores, in minutes
+    #[arg(long, default_value_t = 5.0, value_name = "M", value_parser = parse_minutes)]
+    pub minutes: f64,
+}
+
+fn parse_demo_size(text: &str) -> Result<usize, String> {
+    match text {
+        "32" => Ok(32),
+        "64" => Ok(64),
+        _ => Err("expected 32 or 64".to_string()),
+    }
+}
+
+fn parse_minutes(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(minutes) if minutes > 0.0 && minutes.is_finite() => Ok(minutes),
+        _ => Err("expected a number of minutes above 0".to_string()),
+    }
+}
+
+/// A data set.
+#[derive(Clone, Debug, Args)]
+pub struct Data {
+    /// Images: a folder (sub-folders are classes), or `emoji`
+    #[arg(long, value_name = "DATA")]
+    pub data: String,
+    /// Share of unreadable images above which the command stops
+    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
+    pub max_bad: f64,
+}
+
+/// Where settings come from, beside the flags: defaults < preset < file < `--set` < flags.
+#[derive(Clone, Debug, Args)]
+pub struct Settings {
+    /// Begin with a preset; `strata inspect --preset list` shows them
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// Read settings from a TOML file
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Change one setting, for example --set optimizer.lr=1e-4
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Show the resolved settings, parameters and cost, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Length of the run in images seen
+    #[arg(long, value_name = "N")]
+    pub images: Option<u64>,
+    /// Images per step
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Save and stop after this long
+    #[arg(long, value_name = "MINUTES", value_parser = parse_minutes)]
+    pub max_minutes: Option<f64>,
+}
+
+/// `strata data inspect`
+#[derive(Debug, Args)]
+pub struct DataInspect {
+    /// Images: a folder (sub-folders are classes), or `emoji`
+    #[arg(value_name = "DATA")]
+    pub data: String,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `strata data verify`
+#[derive(Debug, Args)]
+pub struct DataVerify {
+    /// A folder that `strata encode` wrote
+    #[arg(value_name = "LATENTS")]
+    pub latents: PathBuf,
+}
+
+/// `strata train autoencoder`
+#[derive(Debug, Args)]
+pub struct TrainAutoencoder {
+    /// The images.
+    #[command(flatten)]
+    pub data: Data,
+    /// Run directory: created, or continued where it stands
+    #[arg(long, value_name = "RUN")]
+    pub out: PathBuf,
+    /// Side of the training images in pixels
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<usize>,
+    /// Where the settings come from.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// `strata encode`
+#[derive(Debug, Args)]
+pub struct Encode {
+    /// Run directory or weight file of an autoencoder
+    #[arg(long, value_name = "RUN|FILE")]
+    pub autoencoder: PathBuf,
+    /// The images.
+    #[command(flatten)]
+    pub data: Data,
+    /// Folder for the latents: created, or continued
+    #[arg(long, value_name = "LATENTS")]
+    pub out: PathBuf,
+    /// Side of the images in pixels [default: what the autoencoder was trained at]
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<usize>,
+    /// Images per forward pass
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub batch: usize,
+}
+
+/// `strata stages`
+#[derive(Debug, Args)]
+pub struct Stages {
+    /// Divide the noise range of these latents
+    #[arg(long, value_name = "LATENTS", required_unless_present = "data", conflicts_with = "data")]
+    pub latents: Option<PathBuf>,
+    /// Divide the noise range of these images' pixels
+    #[arg(long, value_name = "DATA")]
+    pub data: Option<String>,
+    /// Side of the images in pixels, with --data
+    #[arg(long, value_name = "PIXELS", default_value_t = 32)]
+    pub size: usize,
+    /// Schedule in whose time the noise levels are drawn: vp, ve, edm or ldm
+    #[arg(long, default_value = "vp")]
+    pub schedule: String,
+    /// Number of stages
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub stages: usize,
+    /// Noise levels drawn (the paper's K)
+    #[arg(long, default_value_t = 2000, value_name = "K")]
+    pub samples: usize,
+    /// Similarity that a stage keeps to its end (the paper's alpha)
+    #[arg(long, default_value_t = 0.9)]
+    pub alpha: f64,
+    /// Two denoisers agree in a coordinate when they differ by at most this much; for pixels in units of the range [-1, 1]
+    /// (the paper: 2/256), for latents in standard deviations [default: 2/256 for pixels, 1/64 for latents]
+    #[arg(long)]
+    pub eta: Option<f64>,
+    /// File for the boundaries; a plot goes beside it
+    #[arg(long, value_name = "FILE.toml")]
+    pub out: PathBuf,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `strata train diffusion`
+#[derive(Debug, Args)]
+pub struct TrainDiffusion {
+    /// A folder that `strata encode` wrote
+    #[arg(long, value_name = "LATENTS")]
+    pub latents: PathBuf,
+    /// Stage boundaries from `strata stages`; without them the model has one stage
+    #[arg(long, value_name = "FILE.toml")]
+    pub stages_file: Option<PathBuf>,
+    /// Run directory: created, or continued where it stands
+    #[arg(long, value_name = "RUN")]
+    pub out: PathBuf,
+    /// The autoencoder of the latents, kept in the run so that it can sample on its own [default: where they were made]
+    #[arg(long, value_name = "RUN|FILE")]
+    pub autoencoder: Option<PathBuf>,
+    /// Where the settings come from.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// `strata sample`
+#[derive(Debug, Args)]
+pub struct Sample {
+    /// Run directory or weight file of a diffusion model
+    #[arg(value_name = "RUN|FILE")]
+    pub model: PathBuf,
+    /// Folder for the pictures: created, or continued
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Seeds, one picture each: 7, 0-63 or 1,5,10-19
+    #[arg(long, default_value = "0-15")]
+    pub seeds: String,
+    /// Pictures per forward pass; does not change them
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub batch: usize,
+    /// Steps of the sampler
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub steps: usize,
+    /// Sampler; an unknown name lists them
+    #[arg(long, default_value = "dpmpp-2m", value_name = "NAME")]
+    pub sampler: String,
+    /// Class of the pictures, by name or number; `all` draws the classes in turn
+    #[arg(long, value_name = "CLASS")]
+    pub class: Option<String>,
+    /// Guidance towards the class: 1 is none, more is stronger [default: 2 with a class]
+    #[arg(long, value_name = "SCALE")]
+    pub guidance: Option<f64>,
+    /// Largest noise level
+    #[arg(long, default_value_t = 80.0, value_name = "SIGMA")]
+    pub sigma_max: f64,
+    /// Smallest noise level before the end
+    #[arg(long, default_value_t = 0.01, value_name = "SIGMA")]
+    pub sigma_min: f64,
+    /// Autoencoder that turns latents into pictures [default: the one kept in the run]
+    #[arg(long, value_name = "RUN|FILE")]
+    pub autoencoder: Option<PathBuf>,
+    /// Columns of grid.png [default: a square]
+    #[arg(long, value_name = "N")]
+    pub columns: Option<usize>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `strata decode`
+#[derive(Debug, Args)]
+pub struct Decode {
+    /// A folder that `strata encode` wrote
+    #[arg(value_name = "LATENTS")]
+    pub latents: PathBuf,
+    /// Run directory or weight file of the autoencoder that made them [default: the one kept beside them]
+    #[arg(long, value_name = "RUN|FILE")]
+    pub autoencoder: Option<PathBuf>,
+    /// Folder for the pictures
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Only the first so many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Latents per forward pass
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub batch: usize,
+}
+
+/// `strata inspect`
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A weight file, run directory, latents folder or data set
+    #[arg(value_name = "FILE|RUN|LATENTS|DATA", required_unless_present = "preset")]
+    pub target: Option<String>,
+    /// A preset by name; `list` lists them
+    #[arg(long, value_name = "NAME", conflicts_with = "target")]
+    pub preset: Option<String>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}

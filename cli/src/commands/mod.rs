@@ -1,0 +1,16 @@
+//! One file and one function per command. `run` takes the arguments as typed; what another command also needs is a
+//! function beside it, so that the demo has no code path of its own.
+
+pub mod data_inspect;
+pub mod data_verify;
+pub mod decode;
+pub mod demo;
+pub mod demo_report;
+pub mod encode;
+pub mod inspect;
+pub mod sample;
+pub mod seeds;
+pub mod settings;
+pub mod stages;
+pub mod train_autoencoder;
+pub mod train_diffusion;

@@ -1,0 +1,101 @@
+//! What every command needs: a device, somebody who shows progress, and a way to be stopped.
+
+use anyhow::{Context as _, bail};
+use candle_core::Device;
+use strata_training::{Interrupt, NoProgress, Progress};
+
+use crate::{
+    args::{Dtype, Global},
+    bars::{Bars, Lines},
+};
+
+/// Device, progress and interruption.
+pub struct Context {
+    /// Where networks live.
+    pub device: Device,
+    /// Who shows how far a command is.
+    pub progress: Box<dyn Progress>,
+    /// Set by Ctrl-C.
+    pub interrupt: Interrupt,
+    /// `--seed`, if given.
+    pub seed: Option<u64>,
+    /// Whether stderr is to be left alone.
+    pub quiet: bool,
+}
+
+impl Context {
+    /// # Errors
+    /// If the device or the dtype cannot be had.
+    pub fn new(global: &Global) -> anyhow::Result<Self> {
+        log_to_stderr(global.quiet);
+        set_threads(global.threads)?;
+        let device = device(&global.device)?;
+        if global.dtype == Dtype::Bf16 {
+            bail!("--dtype bf16 is not available on {}: train in f32", describe(&device));
+        }
+        let interrupt = Interrupt::new();
+        listen(&interrupt)?;
+        let progress: Box<dyn Progress> = match (global.quiet, std::io::IsTerminal::is_terminal(&std::io::stderr())) {
+            (true, _) => Box::new(NoProgress),
+            (false, true) => Box::new(Bars::default()),
+            (false, false) => Box::new(Lines::default()),
+        };
+        Ok(Self { device, progress, interrupt, seed: global.seed, quiet: global.quiet })
+    }
+
+    /// A line for a person, on stderr, unless `--quiet`.
+    pub fn say(&self, line: impl std::fmt::Display) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// The device in words.
+pub fn describe(device: &Device) -> String {
+    match device {
+        Device::Cpu => format!("cpu, {} threads", rayon::current_num_threads()),
+        other => format!("{:?}", other.location()).to_lowercase(),
+    }
+}
+
+fn device(name: &str) -> anyhow::Result<Device> {
+    let cuda = |n: usize| Device::new_cuda(n).with_context(|| format!("device cuda:{n} cannot be used"));
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "auto" => Ok(Device::cuda_if_available(0).unwrap_or(Device::Cpu)),
+        _ => match name.strip_prefix("cuda:").map(str::parse) {
+            Some(Ok(n)) => cuda(n),
+            _ if name == "cuda" => cuda(0),
+            _ => bail!("--device: expected auto, cpu or cuda:N, got `{name}`"),
+        },
+    }
+}
+
+fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
+    match threads {
+        Some(0) => bail!("--threads: expected 1 or more, got 0"),
+        Some(n) => rayon::ThreadPoolBuilder::new().num_threads(n).build_global().context("--threads"),
+        None => Ok(()),
+    }
+}
+
+/// The first Ctrl-C asks; the second ends the process at once.
+fn listen(interrupt: &Interrupt) -> anyhow::Result<()> {
+    let interrupt = interrupt.clone();
+    ctrlc::set_handler(move || {
+        if interrupt.is_set() {
+            std::process::exit(130);
+        }
+        interrupt.trigger();
+        eprintln!("\nstopping: finishing this step and saving (Ctrl-C again stops at once)");
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
+fn log_to_stderr(quiet: bool) {
+    let level = if quiet { tracing::Level::ERROR } else { tracing::Level::WARN };
+    let builder = tracing_subscriber::fmt().with_max_level(level).without_time().with_target(false).with_writer(std::io::stderr);
+    // A second call in one process keeps the first subscriber, which writes to the same place.
+    let _ = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init();
+}
