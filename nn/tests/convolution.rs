@@ -43,6 +43,8 @@ fn several_tiles_and_blocks() {
     case([3, 23, 17, 40], [24, 40, 3, 3], 1, Padding::all(1));
     case([1, 40, 60, 3], [17, 3, 3, 3], 1, Padding::all(1));
     case([2, 33, 31, 33], [20, 33, 1, 1], 1, Padding::all(0));
+    case([2, 25, 23, 16], [18, 16, 3, 3], 1, ASYMMETRIC);
+    case([1, 33, 32, 150], [40, 150, 3, 3], 1, Padding::all(1));
     case([1, 4, 4, 70], [66, 70, 3, 3], 1, Padding::all(1));
 }
 

@@ -10,6 +10,7 @@ use super::{
     reduce::{column_sums, sum_spans},
     scratch::{row_distance, with_scratch},
     weights::unpack,
+    winograd,
 };
 
 /// Shapes of one convolution, all known to agree.
@@ -82,7 +83,7 @@ fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec
     }
     let area = kh * kw;
     let taps: Vec<_> = (0..area).map(|tap| Matrix::strided(&weight[tap..], area, c_in * area)).collect();
-    product(&gather, x, &Packed::new(&taps, c_in, c_out), c_out, bias)
+    product(&gather, x, &taps, c_out, bias)
 }
 
 /// Gradient of the input, `[B, H, W, C_in]`, from that of the output.
@@ -109,6 +110,9 @@ fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let gather = g.windows();
     if gather.is_identity() {
         return linear::weight_gradient(g.sizes(), x, dy);
+    }
+    if winograd::applies(&gather, g.weight[0]) {
+        return unpack(&winograd::weight_gradient(&gather, x, dy, g.weight[0]), g.weight);
     }
     let (c_out, k, pixels) = (g.weight[0], gather.window(), gather.pixels());
     let (rows, spans) = weight_blocks(k, pixels);
@@ -143,8 +147,12 @@ impl Geometry {
     }
 }
 
-/// Windows times `matrix` (`[window, n]`), plus bias.
-fn product(gather: &Gather, source: &[f32], matrix: &Packed, n: usize, bias: Option<&[f32]>) -> Vec<f32> {
+/// Windows times the matrices of their taps (`[channels, n]` each), plus bias.
+fn product(gather: &Gather, source: &[f32], taps: &[Matrix<'_>], n: usize, bias: Option<&[f32]>) -> Vec<f32> {
+    if winograd::applies(gather, n) {
+        return winograd::product(gather, source, taps, n, bias);
+    }
+    let matrix = Packed::new(taps, gather.source[3], n);
     let (k, pixels) = (gather.window(), gather.pixels());
     let mut y = vec![0.0; pixels * n];
     let tile = tile_pixels(pixels);
@@ -189,7 +197,7 @@ fn phase(g: &Geometry, dy: &[f32], weight: &[f32], start: [usize; 2]) -> Vec<f32
     let area = kh * kw;
     let tap = |ky: usize, kx: usize| Matrix::strided(&weight[ky * kw + kx..], c_in * area, area);
     let taps: Vec<_> = y.taps.iter().flat_map(|ky| x.taps.iter().map(|kx| tap(*ky, *kx))).collect();
-    product(&gather, dy, &Packed::new(&taps, c_out, c_in), c_in, None)
+    product(&gather, dy, &taps, c_in, None)
 }
 
 /// One direction of a phase: which taps meet its pixels, in the order of the output pixels that they come from.

@@ -23,6 +23,11 @@ impl<'a> Matrix<'a> {
         Self { data, rows: width, columns: 1 }
     }
 
+    /// Element (i, j).
+    pub(crate) fn at(&self, i: usize, j: usize) -> f32 {
+        self.data[i * self.rows + j * self.columns]
+    }
+
     /// The same numbers, rows and columns exchanged.
     pub(crate) const fn t(self) -> Self {
         Self { data: self.data, rows: self.columns, columns: self.rows }
@@ -88,6 +93,11 @@ impl Packed {
     /// `c = a · self`, or `c += a · self`. a: `[m, k]`, c: `[m, n]` with rows `n` apart.
     pub(crate) fn product(&self, c: &mut [f32], accumulate: bool, a: Matrix<'_>) {
         self.product_part(0..self.k, c, accumulate, a);
+    }
+
+    /// `c = a · self` with `m` rows of c any distance apart. a: `[m, k]`.
+    pub(crate) fn product_wide(&self, c: (&mut [f32], usize), m: usize, a: Matrix<'_>) {
+        gemm_packed([m, self.n, self.k], c, false, 1.0, a, Panels { data: self.data.get(), k: self.k, first: 0 });
     }
 
     /// The product with rows `part` of self only. a: `[m, part]`.

@@ -17,6 +17,7 @@ pub(super) mod resample;
 mod scratch;
 mod simd;
 mod weights;
+mod winograd;
 
 use candle_core::{DType, Tensor};
 
