@@ -79,13 +79,13 @@ impl Grid {
             Self::LogSnr => return exponential(steps, low, high),
             Self::TimeUniform => linear(t_high, t_low, last).map(|t| schedule.sigma(t)).collect(),
             Self::TimeQuadratic => linear(t_high.sqrt(), t_low.sqrt(), last).map(|t| schedule.sigma(t * t)).collect(),
-            _ => self.from_indices(schedule, steps)?,
+            _ => self.index_levels(schedule, steps)?,
         };
         sigmas.push(0.0);
         Ok(sigmas)
     }
 
-    fn from_indices(self, schedule: &Schedule, steps: usize) -> Result<Vec<f64>> {
+    fn index_levels(self, schedule: &Schedule, steps: usize) -> Result<Vec<f64>> {
         let Schedule::Ldm(discrete) = schedule else {
             return Err(Error::Config(format!("grid: `{self}` expects a schedule of discrete indices (ldm), got {schedule:?}")));
         };

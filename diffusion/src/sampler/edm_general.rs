@@ -114,7 +114,7 @@ impl EdmGeneral {
 pub fn edm_general(run: &mut Run, x: Tensor, settings: &EdmGeneral) -> Result<Tensor> {
     let n = run.sigmas.len() - 1;
     let map = settings.map;
-    let mut y = x.affine(settings.scale(map.t(run.sigmas[0])), 0.0)?;
+    let mut y = (x * settings.scale(map.t(run.sigmas[0])))?;
     for (i, sigma, next) in run.steps() {
         let (mut t, next) = (map.t(sigma), map.t(next));
         if settings.churn.s_churn > 0.0 {

@@ -32,7 +32,7 @@ pub fn singlestep(run: &mut Run, mut x: Tensor, solver: Dpm, orders: &[usize], i
     }
     for (i, &order) in orders.iter().enumerate() {
         let levels = &run.sigmas[begin..=begin + order];
-        x = block(run, begin, x, (solver, inner), levels)?;
+        x = block(run, begin, &x, (solver, inner), levels)?;
         begin += order;
         run.observe(i, &x)?;
     }
@@ -40,7 +40,7 @@ pub fn singlestep(run: &mut Run, mut x: Tensor, solver: Dpm, orders: &[usize], i
 }
 
 /// A move through `levels`: order + 1 of them.
-fn block(run: &mut Run, begin: usize, x: Tensor, (solver, inner): (Dpm, Form), levels: &[f64]) -> Result<Tensor> {
+fn block(run: &mut Run, begin: usize, x: &Tensor, (solver, inner): (Dpm, Form), levels: &[f64]) -> Result<Tensor> {
     let (s, order) = (levels[0], levels.len() - 1);
     if order > 1 && levels[order] == 0.0 {
         return Err(Error::Config(format!("singlestep: a move that ends at sigma 0 is of order 1, got order {order}")));
@@ -63,8 +63,8 @@ fn block(run: &mut Run, begin: usize, x: Tensor, (solver, inner): (Dpm, Form), l
             }
             _ => third_order(&f, fraction(levels[1]), fraction(levels[2]), solver.form)?,
         };
-        let noise = if solver.stochastic { Some(run.draw(begin + k, &x)?) } else { None };
-        state = stage.step((&x, s, end), &f[0], &differences, noise.as_ref())?;
+        let noise = if solver.stochastic { Some(run.draw(begin + k, x)?) } else { None };
+        state = stage.step((x, s, end), &f[0], &differences, noise.as_ref())?;
     }
     Ok(state)
 }

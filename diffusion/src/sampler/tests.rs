@@ -88,8 +88,6 @@ fn orders_of_convergence() {
         ("dpmpp-2s", 2.0, [240, 480]),
         ("dpmpp-2m", 2.0, [240, 480]),
         ("unipc", 3.0, [240, 480]),
-        ("dpm-solver-3", 3.0, [120, 240]),
-        ("dpmpp-3s", 3.0, [120, 240]),
         ("dpmpp-3m", 3.0, [120, 240]),
         ("dpm-solver-3m", 3.0, [120, 240]),
         ("deis", 3.0, [120, 240]),
@@ -97,6 +95,24 @@ fn orders_of_convergence() {
     let got: Vec<(&str, f64, f64)> = expected.iter().map(|(name, want, counts)| (*name, *want, named(name, *counts))).collect();
     let wrong: Vec<_> = got.iter().filter(|(_, want, got)| (got - want).abs() > 0.2).collect();
     assert!(wrong.is_empty(), "name, expected, observed: {wrong:?} of {got:?}");
+}
+
+#[test]
+fn singlestep_moves_of_order_three() {
+    // By name the last evaluations go to moves of order 2 and 1, which hides the order.
+    for prediction in [Prediction::Data, Prediction::Noise] {
+        for form in [Form::Midpoint, Form::Taylor] {
+            let solver = Dpm { prediction, form, ..Dpm::default() };
+            let solve = |x: &Tensor, sigmas: &[f64]| {
+                let (mut noise, mut observe) = (NoNoise, |_: usize, _: &Tensor| Ok(()));
+                let denoiser = FnDenoiser(ideal);
+                let run = &mut Run { denoiser: &denoiser, sigmas, noise: &mut noise, observe: &mut observe };
+                singlestep(run, x.clone(), solver, &vec![3; (sigmas.len() - 1) / 3], Form::Taylor).unwrap()
+            };
+            let got = order(&solve, [240, 480]);
+            assert!((got - 3.0).abs() < 0.2, "{solver:?}: {got}");
+        }
+    }
 }
 
 #[test]
@@ -142,26 +158,34 @@ fn moments() -> ([f64; 2], [[f64; 2]; 2]) {
 
 #[test]
 fn every_sampler_draws_from_the_mixture() {
-    let seeds: Vec<u64> = (0..8000).collect();
+    let seeds: Vec<u64> = (0..4000).collect();
     let (mean, covariance) = moments();
-    let sigmas = grid::karras(60, 0.01, 40.0, 7.0).unwrap();
+    let mut wrong = Vec::new();
     for text in Sampler::names().into_iter().chain(["ddim:eta=0.5", "edm:s_churn=20"]) {
         // Fresh noise at every level needs few levels; the rest of a consistency model's conditions do not hold for a denoiser.
         if text == "renoise" {
             continue;
         }
         let sampler: Sampler = text.parse().unwrap();
+        // Methods of order 1 need more steps.
+        let steps = if ["sde-dpmpp-1", "sde-dpmpp-2s", "ddpm", "euler-ancestral"].contains(&text) { 240 } else { 60 };
+        let sigmas = grid::karras(steps, 0.01, 40.0, 7.0).unwrap();
         let x = sample(&sampler, &start(40.0, DType::F64, &seeds), &sigmas, &seeds).unwrap().to_vec2::<f64>().unwrap();
         let n = x.len() as f64;
         let got = [0, 1].map(|i| x.iter().map(|r| r[i]).sum::<f64>() / n);
         for a in 0..2 {
-            assert!((got[a] - mean[a]).abs() < 0.04, "{text}: mean {got:?}, expected {mean:?}");
+            if (got[a] - mean[a]).abs() > 0.04 {
+                wrong.push(format!("{text}: mean {got:?}, expected {mean:?}"));
+            }
             for b in 0..2 {
                 let c = x.iter().map(|r| (r[a] - got[a]) * (r[b] - got[b])).sum::<f64>() / n;
-                assert!((c - covariance[a][b]).abs() < 0.06, "{text}: covariance {a}{b} {c}, expected {}", covariance[a][b]);
+                if (c - covariance[a][b]).abs() > 0.06 {
+                    wrong.push(format!("{text}: covariance {a}{b} {c}, expected {}", covariance[a][b]));
+                }
             }
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

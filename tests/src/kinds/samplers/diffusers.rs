@@ -313,7 +313,7 @@ impl Setting<'_> {
     /// The moves of the singlestep scheduler.
     fn singlestep_orders(&self, n: usize, order: usize, to_zero: bool) -> Result<Vec<usize>> {
         let lower_order_final = self.config.or("lower_order_final", true)?;
-        let lower = lower_order_final || n % order != 0 || to_zero;
+        let lower = lower_order_final || !n.is_multiple_of(order) || to_zero;
         let (whole, rest) = (n / order, n % order);
         let mut orders = match (order, rest) {
             _ if !lower => vec![order; whole],
