@@ -242,6 +242,8 @@ fn presets_can_be_built() {
         let config: AutoencoderTraining = toml::from_str(text).unwrap();
         config.validate().unwrap_or_else(|e| panic!("{name}: {e}"));
     }
+    let small: AutoencoderTraining = toml::from_str(AutoencoderTraining::PRESETS[0].1).unwrap();
+    assert_eq!(small, AutoencoderTraining::default(), "the defaults are the first preset");
 }
 
 #[test]
