@@ -88,6 +88,9 @@ pub enum StagePolicy {
     Probabilities(Vec<f64>),
 }
 
+/// A stage that is drawn less often than this is warned of.
+const RARE: f64 = 0.01;
+
 /// Draws sigmas: a noise distribution cut into stages by ascending boundaries.
 #[derive(Clone, Debug)]
 pub struct NoiseSampler {
@@ -119,6 +122,13 @@ impl NoiseSampler {
                     stage + 1
                 )));
             }
+        }
+        for (stage, p) in probabilities.iter().enumerate().filter(|(_, p)| **p < RARE) {
+            tracing::warn!(
+                "stage {} gets {:.2} % of the training: its decoder will learn little; see `noise` and `stage_policy`",
+                stage + 1,
+                100.0 * p
+            );
         }
         let cumulative = probabilities
             .iter()

@@ -54,7 +54,8 @@ pub fn inspect(data: &Dataset, context: &Context) -> Report {
         })
         .collect();
     context.progress.finish();
-    let mut report = Report { sizes: BTreeMap::new(), bad: Vec::new(), per_class: vec![0; data.class_names().len()], captions: 0 };
+    let mut report =
+        Report { sizes: BTreeMap::new(), bad: Vec::new(), per_class: vec![0; data.class_names().len()], captions: 0 };
     for (i, outcome) in outcomes.into_iter().enumerate() {
         match outcome {
             Ok(size) => *report.sizes.entry(size).or_default() += 1,

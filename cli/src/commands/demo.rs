@@ -5,13 +5,7 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::Context as _;
 use strata_autoencoder::{AutoencoderTraining, EncodeOptions, Reconstruction};
 use strata_datasets::{Dataset, DatasetOptions, LatentManifest, split};
-use strata_diffusion::{
-    Error,
-    sampler::Sampler,
-    sampling::SampleOptions,
-    stages::Stages,
-    training::DiffusionTraining,
-};
+use strata_diffusion::{Error, sampler::Sampler, sampling::SampleOptions, stages::Stages, training::DiffusionTraining};
 use toml::Table;
 
 use super::{

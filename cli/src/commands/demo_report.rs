@@ -106,7 +106,10 @@ fn autoencoder_section(results: &Results, records: &[Value], out: &Path) -> Sect
     let m = &results.manifest;
     let rows = vec![
         vec!["latents".to_string(), format!("{}x{}x{} from {s}x{s}x3", m.height, m.width, m.channels, s = results.size)],
-        vec!["PSNR of held-out pictures".to_string(), format!("{:.2} dB over {}", results.reconstruction.psnr, results.reconstruction.count)],
+        vec![
+            "PSNR of held-out pictures".to_string(),
+            format!("{:.2} dB over {}", results.reconstruction.psnr, results.reconstruction.count),
+        ],
         vec!["images seen".to_string(), last(records, "seen_images", 0)],
         vec!["images a step".to_string(), results.autoencoder.batch.to_string()],
         vec!["seconds a step".to_string(), last(records, "seconds_per_step", 4)],
@@ -114,17 +117,36 @@ fn autoencoder_section(results: &Results, records: &[Value], out: &Path) -> Sect
     ];
     let blocks = vec![
         table("", &[], rows),
-        figure(out, "reconstructions.png", "Held-out pictures, which the autoencoder was not trained on, above what it makes of them."),
+        figure(
+            out,
+            "reconstructions.png",
+            "Held-out pictures, which the autoencoder was not trained on, above what it makes of them.",
+        ),
     ];
     Section { title: "Autoencoder".to_string(), blocks }
 }
 
 fn stages_section(results: &Results, out: &Path) -> Section {
     let rows = results.stages.rows();
-    let rows = rows.iter().map(|r| vec![r.stage.to_string(), format!("{:.4}", r.sigma_low), format!("{:.4}", r.sigma_high), format!("{:.4} to {:.4}", r.t_low, r.t_high)]);
+    let rows = rows.iter().map(|r| {
+        vec![
+            r.stage.to_string(),
+            format!("{:.4}", r.sigma_low),
+            format!("{:.4}", r.sigma_high),
+            format!("{:.4} to {:.4}", r.t_low, r.t_high),
+        ]
+    });
     let blocks = vec![
-        table("Noise levels of each stage, stage 1 nearest the data", &["stage", "sigma above", "sigma up to", "t of the schedule"], rows.collect()),
-        figure(out, "stages.png", "Similarity of the optimal denoiser at each noise level to that at the data end and at the noise end; the dashed lines are the boundaries."),
+        table(
+            "Noise levels of each stage, stage 1 nearest the data",
+            &["stage", "sigma above", "sigma up to", "t of the schedule"],
+            rows.collect(),
+        ),
+        figure(
+            out,
+            "stages.png",
+            "Similarity of the optimal denoiser at each noise level to that at the data end and at the noise end; the dashed lines are the boundaries.",
+        ),
     ];
     Section { title: "Stages (Zhang, Lu et al. 2024, Algorithm 1)".to_string(), blocks }
 }
@@ -135,7 +157,13 @@ fn training_section(results: &Results, records: &[Value], out: &Path) -> anyhow:
     let costs = costs(&config.unet, CostInput { height, width, context_tokens: 1 })?;
     let row = |(stage, (active, decoder)): (usize, (strata_diffusion::unet::Cost, &strata_diffusion::unet::DecoderConfig))| {
         let giga = |n: u64| format!("{:.4}", n as f64 * 1e-9);
-        vec![(stage + 1).to_string(), decoder.width.to_string(), active.parameters.to_string(), giga(2 * active.macs()), giga(active.macs_conv)]
+        vec![
+            (stage + 1).to_string(),
+            decoder.width.to_string(),
+            active.parameters.to_string(),
+            giga(2 * active.macs()),
+            giga(active.macs_conv),
+        ]
     };
     let rows = costs.active().into_iter().zip(&config.unet.decoders).enumerate().map(row).collect();
     let run = vec![
@@ -146,7 +174,11 @@ fn training_section(results: &Results, records: &[Value], out: &Path) -> anyhow:
     ];
     let blocks = vec![
         table("", &[], run),
-        table("What one sample of a stage costs, shared encoder and its decoder together", &["stage", "decoder width", "parameters", "GFLOPs", "GMACs of convolutions"], rows),
+        table(
+            "What one sample of a stage costs, shared encoder and its decoder together",
+            &["stage", "decoder width", "parameters", "GFLOPs", "GMACs of convolutions"],
+            rows,
+        ),
         figure(out, "training.png", "Loss of each stage while training."),
     ];
     Ok(Section { title: "Diffusion model".to_string(), blocks })

@@ -111,7 +111,12 @@ fn weight_file(path: &Path) -> anyhow::Result<Shown> {
     let file = weights::load(path, &Device::Cpu)?;
     let count: usize = file.tensors.values().map(candle_core::Tensor::elem_count).sum();
     let mut text = format!("{}: {} tensors, {count} numbers\n", path.display(), file.tensors.len());
-    let config = file.metadata.get("config").map(|c| serde_json::from_str::<Value>(c)).transpose().with_context(|| format!("{}: metadata", path.display()))?;
+    let config = file
+        .metadata
+        .get("config")
+        .map(|c| serde_json::from_str::<Value>(c))
+        .transpose()
+        .with_context(|| format!("{}: metadata", path.display()))?;
     if file.metadata.get("format").is_some_and(|f| f.starts_with("strata-diffusion"))
         && let Some(config) = &config
     {
@@ -137,14 +142,19 @@ fn diffusion_model(config: &ModelConfig) -> anyhow::Result<String> {
         text += &format!("stage {}: sigma {low:.4} to {high:.4}, t {} to {}\n", stage + 1, t(low), t(high));
         low = high;
     }
-    text += &format!("classes: {}\n", if config.class_names.is_empty() { config.classes.to_string() } else { config.class_names.join(", ") });
+    text += &format!(
+        "classes: {}\n",
+        if config.class_names.is_empty() { config.classes.to_string() } else { config.class_names.join(", ") }
+    );
     Ok(text)
 }
 
 fn preset(name: &str) -> anyhow::Result<Shown> {
-    let kinds: [(&str, &[Preset]); 2] = [("autoencoder", AutoencoderTraining::PRESETS), ("diffusion", DiffusionTraining::PRESETS)];
+    let kinds: [(&str, &[Preset]); 2] =
+        [("autoencoder", AutoencoderTraining::PRESETS), ("diffusion", DiffusionTraining::PRESETS)];
     if name == "list" {
-        let lines: Vec<String> = kinds.iter().flat_map(|(kind, presets)| presets.iter().map(move |(n, _)| format!("{n} ({kind})"))).collect();
+        let lines: Vec<String> =
+            kinds.iter().flat_map(|(kind, presets)| presets.iter().map(move |(n, _)| format!("{n} ({kind})"))).collect();
         return Ok(Shown { text: lines.join("\n") + "\n", json: json!(lines) });
     }
     for (kind, presets) in kinds {
@@ -173,5 +183,8 @@ fn preset_of_diffusion(unet: &UNetConfig, table: &toml::Table) -> anyhow::Result
         .collect();
     let parameters = costs(unet, input)?.parameters();
     let text = format!("# {}\n{}", describe(unet, input)?.trim_end().replace('\n', "\n# "), to_toml(table)?);
-    Ok(Shown { text, json: json!({ "kind": "diffusion", "parameters": parameters, "size": side, "stages": stages, "config": table }) })
+    Ok(Shown {
+        text,
+        json: json!({ "kind": "diffusion", "parameters": parameters, "size": side, "stages": stages, "config": table }),
+    })
 }

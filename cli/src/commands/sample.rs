@@ -163,15 +163,22 @@ fn settle_origin(painter: &Painter, options: &SampleOptions, out: &Path) -> anyh
     let file = out.join(ORIGIN);
     if !file.is_file() {
         if std::fs::read_dir(out)?.next().is_some() {
-            return Err(hinted(format!("{}: is not empty and holds no samples of Strata", out.display()), "choose another --out"));
+            return Err(hinted(
+                format!("{}: is not empty and holds no samples of Strata", out.display()),
+                "choose another --out",
+            ));
         }
         return Ok(strata_nn::weights::write_atomic(&file, serde_json::to_string_pretty(&origin)?.as_bytes())?);
     }
-    let there: serde_json::Value = serde_json::from_slice(&std::fs::read(&file)?).with_context(|| format!("{}", file.display()))?;
+    let there: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file)?).with_context(|| format!("{}", file.display()))?;
     for (key, asked) in origin.as_object().into_iter().flatten() {
         if there.get(key) != Some(asked) {
             let found = there.get(key).map_or("nothing".to_string(), ToString::to_string);
-            let message = format!("{}: holds samples of another origin: `{key}` is {found} there, but {asked} was asked for", out.display());
+            let message = format!(
+                "{}: holds samples of another origin: `{key}` is {found} there, but {asked} was asked for",
+                out.display()
+            );
             return Err(hinted(message, "choose another --out"));
         }
     }

@@ -13,7 +13,8 @@ pub fn parse(text: &str) -> anyhow::Result<Vec<u64>> {
     let mut seeds = Vec::new();
     let mut seen = std::collections::HashSet::new();
     for part in text.split(',') {
-        let (first, last) = range(part.trim()).with_context(|| format!("--seeds: expected for example 0-63 or 1,5,10-19, got `{text}`"))?;
+        let (first, last) =
+            range(part.trim()).with_context(|| format!("--seeds: expected for example 0-63 or 1,5,10-19, got `{text}`"))?;
         if last < first || last - first >= MAX_SEEDS {
             bail!("--seeds: `{part}` is not a range of at most {MAX_SEEDS} ascending numbers");
         }

@@ -74,11 +74,13 @@ impl Job {
         // Everything that can be refused is refused before the directory exists.
         model_config(&self.config, &latents, boundaries)?;
         let mut identity = self.table.clone();
-        identity.insert("inputs".into(), Value::Table(inputs(&latents_sha256, &latents.manifest().autoencoder_sha256, boundaries)));
+        identity
+            .insert("inputs".into(), Value::Table(inputs(&latents_sha256, &latents.manifest().autoencoder_sha256, boundaries)));
         let mut run = RunDir::open_changing(out, "diffusion", &identity, DiffusionTraining::FREE_KEYS)?;
         match autoencoder {
             Some(file) => keep_copy(&file, &out.join(AUTOENCODER))?,
-            None => context.say("warning: the autoencoder of these latents is not beside them; `strata sample` will need --autoencoder"),
+            None => context
+                .say("warning: the autoencoder of these latents is not beside them; `strata sample` will need --autoencoder"),
         }
         let progress = context.progress.as_ref();
         let train_context = TrainContext { device: &context.device, progress, interrupt: &context.interrupt };
@@ -110,7 +112,10 @@ pub fn check_autoencoder(file: &Path, expected: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     Err(hinted(
-        format!("{}: not the autoencoder that made these latents: they were made by sha256 {expected}, this is {got}", file.display()),
+        format!(
+            "{}: not the autoencoder that made these latents: they were made by sha256 {expected}, this is {got}",
+            file.display()
+        ),
         "encode the images again with this autoencoder, or name the other one with --autoencoder",
     ))
 }
@@ -120,7 +125,11 @@ fn check_stages(stages: &Stages, latents_sha256: &str, latents: &Path) -> anyhow
         return Ok(());
     }
     Err(hinted(
-        format!("the stages were computed on data of sha256 {}, but {} is {latents_sha256}", stages.data_sha256, latents.display()),
+        format!(
+            "the stages were computed on data of sha256 {}, but {} is {latents_sha256}",
+            stages.data_sha256,
+            latents.display()
+        ),
         "run `strata stages` on these latents, or empty `data_sha256` in the stages file to use foreign boundaries on purpose",
     ))
 }

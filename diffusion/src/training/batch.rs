@@ -13,7 +13,7 @@ pub struct Batches<'a> {
     order: Order,
     noise: NoiseSampler,
     seed: u64,
-    class_conditional: bool,
+    classes: bool,
     class_dropout: f64,
     /// Scale and shift of each channel.
     affine: Vec<(f32, f32)>,
@@ -34,8 +34,8 @@ pub struct Batch {
 }
 
 impl<'a> Batches<'a> {
-    /// Batches of `latents` under `config`, whose stages are cut by `noise`.
-    pub fn new(latents: &'a LatentSet, config: &DiffusionTraining, noise: NoiseSampler) -> Self {
+    /// Batches of `latents` under `config`, whose stages are cut by `noise`; with the latents' classes, or without.
+    pub fn new(latents: &'a LatentSet, config: &DiffusionTraining, noise: NoiseSampler, classes: bool) -> Self {
         let manifest = latents.manifest();
         let channel = |values: &[f32], c: usize| if values.len() == 1 { values[0] } else { values[c] };
         let affine = (0..manifest.channels).map(|c| (channel(&manifest.scale, c), channel(&manifest.shift, c))).collect();
@@ -44,7 +44,7 @@ impl<'a> Batches<'a> {
             latents,
             noise,
             seed: config.seed,
-            class_conditional: config.class_conditional,
+            classes,
             class_dropout: config.class_dropout,
             affine,
             area: manifest.height * manifest.width,
@@ -64,7 +64,7 @@ impl<'a> Batches<'a> {
             let mut draws = Key::new(self.seed, "noise-level").index(p).generator();
             sigmas.push(self.noise.sigma(uniform_f64(&mut draws)));
             let dropped = uniform_f64(&mut draws) < self.class_dropout;
-            labels.push(self.latents.label(item).filter(|_| self.class_conditional && !dropped));
+            labels.push(self.latents.label(item).filter(|_| self.classes && !dropped));
         }
         let eps = Key::new(self.seed, "noise").normal_rows(&positions, &[c, h, w], device)?;
         Ok(Batch { x0: Tensor::from_vec(x0, (n, c, h, w), device)?, eps, sigmas, labels })

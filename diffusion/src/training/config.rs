@@ -11,6 +11,19 @@ use crate::{
     unet::UNetConfig,
 };
 
+/// Whether a model learns a vector per class of its data, and one for "no class".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Conditioning {
+    /// If the data have classes.
+    #[default]
+    Auto,
+    /// Yes; data without classes are refused.
+    Class,
+    /// No.
+    None,
+}
+
 /// Settings of `strata train diffusion`; a run directory's `config.toml` holds them resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -21,8 +34,8 @@ pub struct DiffusionTraining {
     pub images: u64,
     /// Images per step.
     pub batch: usize,
-    /// Learn a vector per class of the data, and one for "no class".
-    pub class_conditional: bool,
+    /// Whether the model learns the classes of the data.
+    pub conditioning: Conditioning,
     /// Probability that a sample is trained without its class, for classifier-free guidance (Ho & Salimans 2022: 0.1).
     pub class_dropout: f64,
     /// Norm to which the gradient is clipped; 0 for no clipping.
@@ -61,7 +74,7 @@ impl Default for DiffusionTraining {
             seed: 0,
             images: 2_000_000,
             batch: 32,
-            class_conditional: false,
+            conditioning: Conditioning::default(),
             class_dropout: 0.1,
             max_grad_norm: 1.0,
             log_every_images: 3_200,

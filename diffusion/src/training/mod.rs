@@ -18,7 +18,7 @@ use strata_training::{
 };
 
 pub use batch::{Batch, Batches};
-pub use config::DiffusionTraining;
+pub use config::{Conditioning, DiffusionTraining};
 use record::Record;
 
 use crate::{
@@ -51,11 +51,11 @@ pub fn model_config(config: &DiffusionTraining, latents: &LatentSet, boundaries:
     let mut unet = config.unet.clone();
     (unet.in_channels, unet.out_channels) = (manifest.channels, manifest.channels);
     unet.check_stages(boundaries.len() + 1)?;
-    let classes = if config.class_conditional { manifest.class_names.len() } else { 0 };
-    if config.class_conditional && classes == 0 {
-        return Err(Error::Config(
-            "`class_conditional` is set, but the latents carry no classes: encode a data set with labels, or leave it out".into(),
-        ));
+    let classes = if config.conditioning == Conditioning::None { 0 } else { manifest.class_names.len() };
+    if config.conditioning == Conditioning::Class && classes == 0 {
+        let message =
+            "`conditioning` is class, but the latents carry no classes: encode a data set with labels, or leave it at auto";
+        return Err(Error::Config(message.into()));
     }
     let model = ModelConfig {
         unet,
@@ -91,7 +91,7 @@ pub fn train(
     let device = context.device;
     let model = Model::new(&model_config(config, latents, boundaries)?, config.seed, device)?;
     let noise = NoiseSampler::new(config.noise, &config.schedule, boundaries, &config.stage_policy)?;
-    let batches = Batches::new(latents, config, noise);
+    let batches = Batches::new(latents, config, noise, model.config().classes > 0);
     let mut optimizer = Optimizer::new(model.store().trainable(), config.optimizer)?;
     let mut ema = Ema::new(model.store(), config.ema)?;
     let mut position = Position::default();
