@@ -8,14 +8,13 @@ use super::{
     exp::exp,
     gemm::{Matrix, gemm},
     kernel::Kernel,
-    layer_norm::sum,
-    reduce::add,
+    reduce::{add, sum, sum_pairs},
     scratch::with_scratch,
     simd::vectorized,
 };
 
-/// Scores that one thread holds at a time: half a second-level cache.
-const SCORES: usize = 1 << 17;
+/// Scores that one thread holds at a time: about a second-level cache.
+const SCORES: usize = 1 << 18;
 
 /// Arguments q `[batch, queries, heads, width]`, k and v `[batch, keys, heads, width]`.
 pub(crate) struct Attention {
@@ -89,7 +88,7 @@ impl Attention {
 
     /// Queries at a time.
     fn block(&self) -> usize {
-        (SCORES / self.keys).clamp(8, 128).min(self.queries.div_ceil(2))
+        (SCORES / self.keys).clamp(14, 126).min(self.queries.div_ceil(2))
     }
 
     /// The spans of queries that are worked on apart: one if the heads suffice to keep the threads busy.
@@ -168,7 +167,7 @@ impl Attention {
         let statistics = self.statistics(at, &block);
         for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
             let line = (at[0] * self.queries + block.start + i) * self.row() + at[1] * d;
-            let dot = sum(&y[line..line + d], |j, v| v * dy[line + j]);
+            let dot = dot(&y[line..line + d], &dy[line..line + d]);
             score_gradients(p, ds, statistics[i], dot);
         }
         let (p, ds) = (Matrix::rows(p, keys), Matrix::rows(ds, keys));
@@ -203,6 +202,10 @@ impl Attention {
 }
 
 vectorized! {
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
+        sum_pairs(a, b, |a, b| a * b)
+    }
+
     /// Replaces scores by `exp(score - largest)`; answers the largest and 1/sum.
     fn softmax_row(scores: &mut [f32]) -> [f32; 2] {
         let mut parts = [f32::MIN; 16];
@@ -215,7 +218,7 @@ vectorized! {
         for s in scores.iter_mut() {
             *s = exp_or_zero(*s - largest);
         }
-        [largest, 1.0 / sum(scores, |_, v| v)]
+        [largest, 1.0 / sum(scores, |v| v)]
     }
 
     /// Scores to probabilities p, and dp to the gradients of the scores: `p · (dp - dot)`.

@@ -59,10 +59,12 @@ impl<'a> Matrix<'a> {
         }
         // Some rows at a time, so that the columns of a transposed matrix are read in runs.
         for (block, out) in out.chunks_mut(16 * PANEL).enumerate() {
+            let rows = out.len() / PANEL;
             for j in 0..width {
-                let column = self.data[16 * block * self.rows + (from + j) * self.columns..].iter().step_by(self.rows);
-                for (out, v) in out.iter_mut().skip(j).step_by(PANEL).zip(column) {
-                    *out = *v;
+                let column = &self.data[16 * block * self.rows + (from + j) * self.columns..];
+                let column = &column[..(rows - 1) * self.rows + 1];
+                for k in 0..rows {
+                    out[k * PANEL + j] = column[k * self.rows];
                 }
             }
         }

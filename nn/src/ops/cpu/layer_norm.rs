@@ -2,7 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::{kernel::Kernel, reduce::add, simd::vectorized};
+use super::{
+    kernel::Kernel,
+    reduce::{add, sum, sum_pairs},
+    simd::vectorized,
+};
 
 /// Numbers of x that one piece of work takes.
 const PIECE: usize = 1 << 15;
@@ -71,14 +75,15 @@ vectorized! {
         let (dw, db) = (&mut dw[..c], &mut db[..c]);
         for ((x, dy), dx) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c)) {
             let (mean, inverse) = moments(x, eps);
+            let (x, dy, dx) = (&x[..c], &dy[..c], &mut dx[..c]);
             for i in 0..c {
                 let xhat = (x[i] - mean) * inverse;
                 dw[i] += dy[i] * xhat;
                 db[i] += dy[i];
                 dx[i] = dy[i] * weight[i];
             }
-            let m0 = sum(dx, |_, v| v) / c as f32;
-            let m1 = sum(dx, |i, v| v * (x[i] - mean) * inverse) / c as f32;
+            let m0 = sum(dx, |v| v) / c as f32;
+            let m1 = sum_pairs(dx, x, |v, x| v * (x - mean) * inverse) / c as f32;
             for i in 0..c {
                 dx[i] = inverse * (dx[i] - m0 - (x[i] - mean) * inverse * m1);
             }
@@ -90,30 +95,7 @@ vectorized! {
 #[inline(always)]
 fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let n = x.len() as f32;
-    let mean = sum(x, |_, v| v) / n;
-    let variance = sum(x, |_, v| (v - mean) * (v - mean)) / n;
+    let mean = sum(x, |v| v) / n;
+    let variance = sum(x, |v| (v - mean) * (v - mean)) / n;
     (mean, 1.0 / (variance + eps).sqrt())
-}
-
-/// Sum of `f(i, x[i])` in sixteen interleaved parts, the same on every machine.
-#[inline(always)]
-pub(crate) fn sum(x: &[f32], f: impl Fn(usize, f32) -> f32) -> f32 {
-    let mut parts = [0.0f32; 16];
-    let whole = x.len() / 16 * 16;
-    for start in (0..whole).step_by(16) {
-        for j in 0..16 {
-            parts[j] += f(start + j, x[start + j]);
-        }
-    }
-    for i in whole..x.len() {
-        parts[i - whole] += f(i, x[i]);
-    }
-    let mut width = 8;
-    while width > 0 {
-        for j in 0..width {
-            parts[j] += parts[j + width];
-        }
-        width /= 2;
-    }
-    parts[0]
 }

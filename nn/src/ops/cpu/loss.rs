@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{kernel::Kernel, layer_norm::sum, simd::vectorized};
+use super::{kernel::Kernel, reduce::sum_pairs, simd::vectorized};
 
 /// Numbers that one piece of work takes.
 const PIECE: usize = 1 << 14;
@@ -56,10 +56,10 @@ impl Kernel<2> for Loss {
 vectorized! {
     fn piece(a: &[f32], b: &[f32], distance: Distance) -> f32 {
         match distance {
-            Distance::Squared => sum(a, |i, a| (a - b[i]) * (a - b[i])),
-            Distance::Absolute => sum(a, |i, a| (a - b[i]).abs()),
-            Distance::Huber(delta) => sum(a, |i, a| {
-                let d = a - b[i];
+            Distance::Squared => sum_pairs(a, b, |a, b| (a - b) * (a - b)),
+            Distance::Absolute => sum_pairs(a, b, |a, b| (a - b).abs()),
+            Distance::Huber(delta) => sum_pairs(a, b, |a, b| {
+                let d = a - b;
                 let inner = d.clamp(-delta, delta);
                 inner * (d - 0.5 * inner)
             }),

@@ -48,3 +48,45 @@ vectorized! {
         }
     }
 }
+
+/// Sum of `f(x)` in sixteen interleaved parts, the same bits on every machine.
+#[inline(always)]
+pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut parts = [0.0f32; 16];
+    let whole = x.chunks_exact(16);
+    for (p, v) in parts.iter_mut().zip(whole.remainder()) {
+        *p += f(*v);
+    }
+    for x in whole {
+        for j in 0..16 {
+            parts[j] += f(x[j]);
+        }
+    }
+    fold(parts)
+}
+
+/// Sum of `f(a, b)` over two slices of one length, as [`sum`].
+#[inline(always)]
+pub(crate) fn sum_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut parts = [0.0f32; 16];
+    let (a, b) = (a.chunks_exact(16), b.chunks_exact(16));
+    for ((p, a), b) in parts.iter_mut().zip(a.remainder()).zip(b.remainder()) {
+        *p += f(*a, *b);
+    }
+    for (a, b) in a.zip(b) {
+        for j in 0..16 {
+            parts[j] += f(a[j], b[j]);
+        }
+    }
+    fold(parts)
+}
+
+#[inline(always)]
+fn fold(mut parts: [f32; 16]) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for j in 0..width {
+            parts[j] += parts[j + width];
+        }
+    }
+    parts[0]
+}
