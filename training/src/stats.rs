@@ -48,15 +48,17 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Value>> {
     Ok(String::from_utf8_lossy(&data).lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
+/// Cuts the log before its first record that is later than `seen_images` or broken.
 fn keep_until(path: &Path, seen_images: u64) -> Result<()> {
-    let Ok(before) = std::fs::read(path) else { return Ok(()) };
-    let kept: String = read(path)?
-        .iter()
-        .filter(|record| seen(record).is_some_and(|n| n <= seen_images))
-        .map(|record| format!("{record}\n"))
-        .collect();
-    if kept.as_bytes() != before {
-        strata_nn::weights::write_atomic(path, kept.as_bytes())?;
+    let Ok(data) = std::fs::read(path) else { return Ok(()) };
+    let whole = |line: &[u8]| {
+        let record: Option<Value> = line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice(line).ok());
+        record.as_ref().and_then(seen).is_some_and(|n| n <= seen_images)
+    };
+    let kept: usize = data.split_inclusive(|b| *b == b'\n').take_while(|line| whole(line)).map(<[u8]>::len).sum();
+    if kept < data.len() {
+        let cut = || OpenOptions::new().write(true).open(path)?.set_len(kept as u64);
+        cut().map_err(|e| Error::file(path, e))?;
     }
     Ok(())
 }
