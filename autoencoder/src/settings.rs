@@ -57,7 +57,7 @@ pub struct AutoencoderTraining {
     pub kl_weight: f64,
     /// Learning rate at its highest.
     pub lr: f64,
-    /// Images over which the learning rate rises from 0.
+    /// Images over which the learning rate rises from 0; at most half the run.
     pub warmup_images: u64,
     /// What follows.
     pub decay: Decay,
@@ -89,7 +89,7 @@ impl Default for AutoencoderTraining {
     fn default() -> Self {
         Self {
             seed: 0,
-            images: 20_000,
+            images: 12_000,
             // Small batches: in a short run the number of steps counts.
             batch: 4,
             size: 32,
@@ -164,9 +164,6 @@ impl AutoencoderTraining {
             return Err(Error::config("model.in_channels", "3, as out_channels (RGB)", self.model.in_channels));
         }
         self.validate_numbers()?;
-        if self.decay == Decay::Cosine && self.warmup_images >= self.images {
-            return Err(Error::config("warmup_images", format!("less than images ({})", self.images), self.warmup_images));
-        }
         self.optimizer().validate()?;
         self.ema().validate()?;
         Ok(self.lr_schedule().validate()?)
@@ -210,7 +207,7 @@ impl AutoencoderTraining {
     }
 
     pub(crate) fn lr_schedule(&self) -> LrSchedule {
-        let warmup_images = self.warmup_images;
+        let warmup_images = self.warmup_images.min(self.images / 2);
         match self.decay {
             Decay::Constant if warmup_images == 0 => LrSchedule::Constant,
             Decay::Constant => LrSchedule::Warmup { warmup_images },

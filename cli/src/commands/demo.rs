@@ -18,7 +18,7 @@ use crate::{Outcome, args, context::Context, grid};
 const PRESET_MINUTES: f64 = 5.0;
 /// No part of the training takes more than this share of `--minutes`, however slow the machine.
 const AUTOENCODER_SHARE: f64 = 0.4;
-const DIFFUSION_SHARE: f64 = 0.8;
+const DIFFUSION_SHARE: f64 = 0.65;
 /// Pictures in `samples.png`, and of each class in `samples-by-class.png`.
 const SAMPLES: u64 = 64;
 const SAMPLES_PER_CLASS: u64 = 8;
