@@ -112,7 +112,7 @@ impl GroupNorm {
     /// # Errors
     /// If `channels` is not divisible by `groups`.
     pub fn new(scope: &Scope, channels: usize, groups: usize, eps: f64) -> Result<Self> {
-        if groups == 0 || channels % groups != 0 {
+        if groups == 0 || !channels.is_multiple_of(groups) {
             return Err(Error::Config(format!(
                 "group norm `{}`: {channels} channels cannot be divided into {groups} groups",
                 scope.path()

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// # Errors
 /// If `n` is odd.
 pub fn sinusoidal_embedding(t: &[f32], n: usize, shift: f64, device: &Device) -> Result<Tensor> {
-    if n == 0 || n % 2 != 0 {
+    if n == 0 || !n.is_multiple_of(2) {
         return Err(Error::argument("sinusoidal_embedding", "n", "an even width", n));
     }
     let half = n / 2;

@@ -130,9 +130,9 @@ impl GroupNorm {
                 let mut sums = vec![0.0; 2 * self.channels];
                 let (s0, s1) = sums.split_at_mut(self.channels);
                 if self.silu {
-                    piece_sums_silu(x, dy, &p, s0, s1)
+                    piece_sums_silu(x, dy, &p, s0, s1);
                 } else {
-                    piece_sums(x, dy, &p, s0, s1)
+                    piece_sums(x, dy, &p, s0, s1);
                 }
                 sums
             })

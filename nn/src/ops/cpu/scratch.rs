@@ -50,5 +50,5 @@ fn line_offset(data: &[f32]) -> usize {
 
 /// A distance of rows of `n` numbers at which several rows do not fall into the same set of the first-level cache.
 pub(crate) const fn row_distance(n: usize) -> usize {
-    if n % 1024 == 0 { n + LINE } else { n }
+    if n.is_multiple_of(1024) { n + LINE } else { n }
 }
