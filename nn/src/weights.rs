@@ -22,21 +22,27 @@ pub struct Weights {
 }
 
 /// Writes `tensors` and `metadata` to `path`: beside it first, synced, then renamed, so that a reader never sees half a file.
+/// The same content gives the same bytes.
 pub fn save(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
-    let data = tensors
-        .iter()
-        .map(|(name, t)| Ok((name.clone(), t.dims().to_vec(), dtype(t.dtype())?, bytes(t)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let views = data
-        .iter()
-        .map(|(name, dims, dtype, bytes)| {
-            let view = TensorView::new(*dtype, dims.clone(), bytes).map_err(|e| Error::file(path, format!("`{name}`: {e}")))?;
-            Ok((name.as_str(), view))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let metadata: HashMap<String, String> = metadata.clone().into_iter().collect();
-    let encoded = safetensors::serialize(views, Some(metadata)).map_err(|e| Error::file(path, e))?;
-    write_atomic(path, &encoded)
+    // Wide numbers first, so that every tensor is aligned to its own.
+    let mut tensors: Vec<&(String, Tensor)> = tensors.iter().collect();
+    tensors.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype().size_in_bytes()));
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    header.insert("__metadata__".to_string(), serde_json::json!(metadata));
+    for (name, t) in tensors {
+        let start = data.len();
+        data.extend(bytes(t)?);
+        let entry = serde_json::json!({ "dtype": dtype(t.dtype())?, "shape": t.dims(), "data_offsets": [start, data.len()] });
+        if header.insert(name.clone(), entry).is_some() {
+            return Err(Error::file(path, format!("`{name}` is there twice")));
+        }
+    }
+    let mut header = serde_json::to_vec(&header).map_err(|e| Error::file(path, e))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.append(&mut header);
+    file.append(&mut data);
+    write_atomic(path, &file)
 }
 
 /// Reads a safetensors file onto `device`.
@@ -120,12 +126,16 @@ mod tests {
         let dir = tempfile::tempdir().map_err(|e| Error::file(".", e))?;
         let path = dir.path().join("w.safetensors");
         let t = Tensor::arange(0f32, 6f32, &Device::Cpu)?.reshape((2, 3))?;
-        let metadata = BTreeMap::from([("config".to_string(), "{}".to_string())]);
-        save(&path, &[("a.b".to_string(), t.clone())], &metadata)?;
+        let metadata = BTreeMap::from(["config", "kind", "size", "format"].map(|key| (key.to_string(), "{}".to_string())));
+        let tensors = [("a.b".to_string(), t.clone()), ("n".to_string(), Tensor::new(&[7i64], &Device::Cpu)?)];
+        save(&path, &tensors, &metadata)?;
         let read = load(&path, &Device::Cpu)?;
         assert_eq!(read.tensors["a.b"].to_vec2::<f32>()?, t.to_vec2::<f32>()?);
         assert_eq!(read.metadata, metadata);
+        assert_eq!(read.tensors["n"].to_vec1::<i64>()?, [7]);
         let data = std::fs::read(&path).map_err(|e| Error::file(&path, e))?;
+        save(&path, &tensors, &metadata)?;
+        assert!(data == std::fs::read(&path).map_err(|e| Error::file(&path, e))?, "the bytes depend on something else");
         std::fs::write(&path, &data[..data.len() - 5]).map_err(|e| Error::file(&path, e))?;
         let message = load(&path, &Device::Cpu).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(message.contains("w.safetensors") && message.contains("damaged"), "{message}");
