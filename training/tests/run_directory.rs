@@ -171,7 +171,8 @@ fn saving_again_replaces() {
 
 #[test]
 fn damage_is_named_and_the_loader_falls_back_only_if_told() {
-    let spoil: [(&str, fn(&Path)); 4] = [
+    type Spoil = fn(&Path);
+    let spoil: [(&str, Spoil); 4] = [
         ("got 100", |file| fs::write(file, vec![0; 100]).unwrap()),
         ("sha-256", |file| {
             let mut data = fs::read(file).unwrap();
@@ -229,7 +230,7 @@ fn a_save_that_fails_says_what_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let run = open(dir.path()).unwrap();
     run.save(10, &parts(1.0)).unwrap();
-    // A file where the hidden folder belongs, as root can write everywhere.
+    // A type that no weight file holds.
     let unwritable = CheckpointParts {
         model: vec![("w".to_string(), Tensor::zeros(2, candle_core::DType::F8E4M3, &Device::Cpu).unwrap())],
         ..parts(1.0)

@@ -46,14 +46,20 @@ fn saved_and_loaded_steps_equal_uninterrupted_ones() {
         let options = StepOptions { lr_multiplier: 0.5, max_grad_norm: Some(1.0) };
         let (through, halved) = (store(), store());
         let mut optimizer = Optimizer::new(through.trainable(), config).unwrap();
-        (0..6).for_each(|_| drop(optimizer.step(&squared(&through), options).unwrap()));
+        for _ in 0..6 {
+            optimizer.step(&squared(&through), options).unwrap();
+        }
 
         let mut first = Optimizer::new(halved.trainable(), config).unwrap();
-        (0..3).for_each(|_| drop(first.step(&squared(&halved), options).unwrap()));
+        for _ in 0..3 {
+            first.step(&squared(&halved), options).unwrap();
+        }
         let mut second = Optimizer::new(halved.trainable(), config).unwrap();
         second.load(&map(first.tensors().unwrap())).unwrap();
         assert_eq!(second.steps(), 3);
-        (0..3).for_each(|_| drop(second.step(&squared(&halved), options).unwrap()));
+        for _ in 0..3 {
+            second.step(&squared(&halved), options).unwrap();
+        }
         assert_eq!(values(&through), values(&halved));
     }
 }
@@ -183,7 +189,7 @@ fn norms_over_chunks_and_tensors() {
     assert_eq!(norm(NormType::Infinity), 4.0);
     assert_eq!(total_norm(&[], NormType::L2).unwrap(), 0.0);
     assert!(total_norm(&[Tensor::new(&[1.0, f64::NAN, 2.0], &Device::Cpu).unwrap()], NormType::Infinity).unwrap().is_nan());
-    assert!(total_norm(&[b.clone()], NormType::Power(0.0)).unwrap_err().to_string().contains("above 0"));
+    assert!(total_norm(std::slice::from_ref(&b), NormType::Power(0.0)).unwrap_err().to_string().contains("above 0"));
     assert!(total_norm(&[Tensor::zeros(2, DType::U32, &Device::Cpu).unwrap()], NormType::L2).is_err());
     let (clipped, total) = clip(&[b], 1.0, NormType::L2).unwrap();
     assert_eq!(total, 5.0);
@@ -234,7 +240,9 @@ fn an_average_on_the_way_to_a_constant() {
     let var = Var::new(&[0f64], &Device::Cpu).unwrap();
     let mut ema = Ema::of_variables(vec![("p".to_string(), var.clone())], EmaSchedule::Constant { decay: 0.75 }).unwrap();
     var.set(&Tensor::new(&[1f64], &Device::Cpu).unwrap()).unwrap();
-    (0..4).for_each(|_| drop(ema.update(1).unwrap()));
+    for _ in 0..4 {
+        ema.update(1).unwrap();
+    }
     assert!((ema.tensors()[0].1.to_vec1::<f64>().unwrap()[0] - (1.0 - 0.75f64.powi(4))).abs() < 1e-15);
 }
 
