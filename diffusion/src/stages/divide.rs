@@ -207,7 +207,13 @@ pub fn divide(points: &dyn Points, config: &DivideConfig, progress: &dyn Progres
 
 /// Divides by the affinity of a network's gradients at the levels `sigmas` (ascending); affinity: `[T, T]` as
 /// [`gradient_affinity`](super::partition::gradient_affinity) gives it. Errors if no division of that grid exists.
-pub fn divide_by_affinity(affinity: &[f64], sigmas: &[f64], schedule: &Schedule, stages: usize, data_sha256: &str) -> Result<Stages> {
+pub fn divide_by_affinity(
+    affinity: &[f64],
+    sigmas: &[f64],
+    schedule: &Schedule,
+    stages: usize,
+    data_sha256: &str,
+) -> Result<Stages> {
     let found = by_affinity(affinity, sigmas.len(), stages)?;
     let boundaries = found.starts[1..].iter().map(|&s| (sigmas[s - 1] * sigmas[s]).sqrt()).collect();
     Stages::new(boundaries, schedule.clone(), Method::GradientAffinity, data_sha256.to_string())
@@ -219,10 +225,17 @@ fn check_data(summary: &Summary) -> Result<()> {
         return Err(Error::Config(format!("the data set has a single point: {why}; give at least two different ones")));
     }
     if summary.distinct == 1 {
-        return Err(Error::Config(format!("all {} points of the data set are equal: nothing distinguishes noise levels", summary.count)));
+        return Err(Error::Config(format!(
+            "all {} points of the data set are equal: nothing distinguishes noise levels",
+            summary.count
+        )));
     }
     if summary.distinct < summary.count {
-        tracing::warn!("{} of {} points are duplicates; they count as often as they occur", summary.count - summary.distinct, summary.count);
+        tracing::warn!(
+            "{} of {} points are duplicates; they count as often as they occur",
+            summary.count - summary.distinct,
+            summary.count
+        );
     }
     Ok(())
 }
@@ -257,7 +270,8 @@ impl Run<'_> {
         let pairs = SHOWN_PAIRS.min(samples.sorted().len());
         let matrix = self.matrix(pairs)?;
         let drawn = samples.sorted().len();
-        let stages = self.stages(boundaries.to_vec(), &found, Parameters { alpha: Some(config.alpha), ..self.parameters(drawn) })?;
+        let stages =
+            self.stages(boundaries.to_vec(), &found, Parameters { alpha: Some(config.alpha), ..self.parameters(drawn) })?;
         Ok(self.division(stages, settled, self.curves(&samples), matrix.mean()))
     }
 

@@ -120,8 +120,16 @@ impl Stages {
     pub fn new(boundaries: Vec<f64>, schedule: Schedule, method: Method, data_sha256: String) -> Result<Self> {
         let boundaries_t = boundaries.iter().map(|&s| schedule.t(s)).collect();
         let (intervals, parameters) = (Vec::new(), Parameters::default());
-        let stages =
-            Self { format_version: FORMAT_VERSION, boundaries, boundaries_t, intervals, method, data_sha256, schedule, parameters };
+        let stages = Self {
+            format_version: FORMAT_VERSION,
+            boundaries,
+            boundaries_t,
+            intervals,
+            method,
+            data_sha256,
+            schedule,
+            parameters,
+        };
         stages.validate()?;
         Ok(stages)
     }
@@ -216,7 +224,11 @@ mod tests {
         assert_eq!(Stages::load(&path).unwrap(), stages);
         let rows = stages.rows();
         assert_eq!(rows.len(), 3);
-        assert!((rows[0].t_high - 0.442).abs() < 1e-5 && (rows[2].t_low - 0.6308).abs() < 1e-5 && (rows[2].t_high - 1.0).abs() < 1e-12);
+        assert!(
+            (rows[0].t_high - 0.442).abs() < 1e-5
+                && (rows[2].t_low - 0.6308).abs() < 1e-5
+                && (rows[2].t_high - 1.0).abs() < 1e-12
+        );
         assert!(rows[1].interval_t.unwrap()[0] < 0.6308 && rows[2].interval.is_none());
     }
 

@@ -49,7 +49,8 @@ fn every_schedule_and_number_of_stages() {
     for name in ["vp", "ve", "edm", "ldm", "sub-vp"] {
         let schedule: Schedule = name.parse().unwrap();
         for stages in [2, 5] {
-            let division = run(&clusters(), &DivideConfig { schedule: schedule.clone(), stages, samples: 60, ..config() }).unwrap();
+            let division =
+                run(&clusters(), &DivideConfig { schedule: schedule.clone(), stages, samples: 60, ..config() }).unwrap();
             assert_eq!((division.stages.count(), division.stages.method), (stages, Method::Similarity), "{name}");
         }
         let found = run(&clusters(), &DivideConfig { schedule, alpha: 0.8, ..config() });

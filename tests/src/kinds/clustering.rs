@@ -55,7 +55,10 @@ impl Data {
         if data.dtype() == DType::U8 {
             return Ok(Self::Bytes { values: flat.to_vec1()?, dim, scale, offset });
         }
-        ensure!(data.dtype() == DType::F64 && (scale, offset) == (1.0, 0.0), "in.data: expected uint8, or float64 without a scale");
+        ensure!(
+            data.dtype() == DType::F64 && (scale, offset) == (1.0, 0.0),
+            "in.data: expected uint8, or float64 without a scale"
+        );
         Ok(Self::Floats(flat.to_vec1()?, dim))
     }
 
@@ -183,7 +186,13 @@ fn algorithm1(case: &Case) -> Result<Answer> {
 }
 
 /// eps* of the first rows at their own t and at both ends.
-fn kept_predictions(optimal: &OptimalDenoiser, given: &Given, (t_0, t_1): (f64, f64), rows: usize, answer: &mut Answer) -> Result<()> {
+fn kept_predictions(
+    optimal: &OptimalDenoiser,
+    given: &Given,
+    (t_0, t_1): (f64, f64),
+    rows: usize,
+    answer: &mut Answer,
+) -> Result<()> {
     let dim = optimal.summary().dim;
     let noise = &given.noise[..rows * dim];
     for (name, at) in [("out.eps_t", None), ("out.eps_t0", Some(t_0)), ("out.eps_t1", Some(t_1))] {
