@@ -114,9 +114,9 @@ fn kill_when(folder: &Path, args: &[&str], watched: &Path, count: usize) {
 }
 
 /// The checkpoints, without the wall-clock times of the log.
-fn checkpoints(run: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+fn checkpoints(run: &Path) -> Vec<(std::path::PathBuf, u64)> {
     let root = run.join("checkpoints");
-    contents(&root).into_iter().map(|(path, data)| (path.strip_prefix(&root).unwrap().to_path_buf(), data)).collect()
+    contents(&root).into_iter().map(|(path, hash)| (path.strip_prefix(&root).unwrap().to_path_buf(), hash)).collect()
 }
 
 fn losses(run: &Path) -> Vec<(serde_json::Value, serde_json::Value)> {
