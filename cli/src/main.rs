@@ -17,6 +17,7 @@ use args::{Cli, Command, DataCommand, TrainCommand};
 use context::Context;
 
 fn main() -> ExitCode {
+    strata_nn::memory::keep_freed_memory();
     let cli = Cli::parse();
     match run(&cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

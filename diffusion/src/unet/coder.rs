@@ -79,7 +79,7 @@ impl Decoder {
             if layer.takes_skip()
                 && let Some(skip) = skips.next()
             {
-                h = Tensor::cat(&[&h, skip], 3)?;
+                h = ops::concat_channels(&h, skip)?;
             }
             h = layer.forward(&h, pass)?;
         }
