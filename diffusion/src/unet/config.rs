@@ -98,7 +98,7 @@ pub enum Heads {
 impl Heads {
     /// Number of heads at `channels`; `None` if they cannot be divided.
     pub fn count(self, channels: usize) -> Option<usize> {
-        let divide = |n: usize| (n > 0 && channels % n == 0).then(|| channels / n);
+        let divide = |n: usize| (n > 0 && channels.is_multiple_of(n)).then(|| channels / n);
         match self {
             Self::Count(n) => divide(n).map(|_| n),
             Self::Width(d) => divide(d),
@@ -226,7 +226,7 @@ impl UNetConfig {
         ];
         let mut problems: Vec<String> =
             positive.iter().filter(|(_, n)| *n == 0).map(|(name, _)| format!("`{name}`: expected 1 or more, got 0")).collect();
-        if self.width % 2 != 0 {
+        if !self.width.is_multiple_of(2) {
             problems.push(format!("`width`: expected an even number (half are cosines, half sines), got {}", self.width));
         }
         if self.classes.is_some() && self.condition_width.is_some() {
