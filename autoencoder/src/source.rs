@@ -56,9 +56,9 @@ impl Source {
                     let picture = pictures.image(order.at(position));
                     let mirrored = flips.is_some_and(|key| key.index(position).uniform(1)[0] < 0.5);
                     if mirrored {
-                        extend_mirrored(&mut pixels, picture, pictures.size)
+                        extend_mirrored(&mut pixels, picture, pictures.size);
                     } else {
-                        pixels.extend_from_slice(picture)
+                        pixels.extend_from_slice(picture);
                     }
                 }
                 Ok(pixels)

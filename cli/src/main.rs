@@ -1,5 +1,8 @@
 //! The `strata` binary: parses, resolves settings, calls one library function per command, prints.
 
+// Results belong on stdout and progress on stderr; this is the one crate that prints.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 mod args;
 mod bars;
 mod commands;

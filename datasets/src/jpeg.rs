@@ -105,7 +105,7 @@ impl Walk {
                 [one] => self.lone_block(&scan, *one, unit, &mut state),
                 many => many.iter().try_for_each(|&c| self.interleaved(&scan, c, unit, &mut state)),
             };
-            done.map_err(|why| format!("JPEG scan stops early, {} of {units} units read: {why}", unit))?;
+            done.map_err(|why| format!("JPEG scan stops early, {unit} of {units} units read: {why}"))?;
         }
         Ok(state.bits.end())
     }

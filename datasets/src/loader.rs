@@ -209,9 +209,9 @@ impl Shared {
     fn note(&self, index: usize, why: String) -> Result<()> {
         let allowed = tolerated(self.indices.len(), self.options.max_bad);
         let mut state = self.lock();
-        if !state.bad.contains_key(&index) {
+        if let std::collections::hash_map::Entry::Vacant(e) = state.bad.entry(index) {
             tracing::warn!(key = %self.dataset.key(index)?, %why, "picture left out");
-            state.bad.insert(index, why);
+            e.insert(why);
         }
         if state.bad.len() <= allowed {
             return Ok(());

@@ -26,8 +26,8 @@ fn item(i: usize) -> Vec<f32> {
 }
 
 fn push(writer: &mut LatentWriter, i: usize) {
-    let caption = (i % 3 == 0).then(|| format!("caption \"{i}\""));
-    writer.push(&item(i), (i % 4 != 0).then_some((i % 2) as u32), &format!("k/{i}"), caption.as_deref()).unwrap();
+    let caption = i.is_multiple_of(3).then(|| format!("caption \"{i}\""));
+    writer.push(&item(i), (!i.is_multiple_of(4)).then_some((i % 2) as u32), &format!("k/{i}"), caption.as_deref()).unwrap();
 }
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -52,9 +52,9 @@ fn what_was_written_is_read() {
     assert_eq!(written.shards.iter().map(|s| s.count).collect::<Vec<_>>(), [4, 4, 2]);
     for i in 0..10 {
         assert_eq!(set.moments(i).unwrap(), item(i));
-        assert_eq!(set.label(i), (i % 4 != 0).then_some((i % 2) as u32));
+        assert_eq!(set.label(i), (!i.is_multiple_of(4)).then_some((i % 2) as u32));
         assert_eq!(set.key(i), Some(format!("k/{i}").as_str()));
-        assert_eq!(set.caption(i), (i % 3 == 0).then(|| format!("caption \"{i}\"")).as_deref());
+        assert_eq!(set.caption(i), i.is_multiple_of(3).then(|| format!("caption \"{i}\"")).as_deref());
     }
     assert!(set.moments(10).is_err() && set.label(10).is_none() && set.key(10).is_none());
     set.verify().unwrap();

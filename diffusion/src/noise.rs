@@ -217,9 +217,9 @@ fn inverse_normal(u: f64) -> f64 {
     for _ in 0..80 {
         let error = normal_cdf(x) - u;
         if error > 0.0 {
-            hi = x
+            hi = x;
         } else {
-            lo = x
+            lo = x;
         }
         let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
         let newton = x - error / density.max(1e-300);

@@ -100,7 +100,7 @@ pub fn divide(request: &Request, context: &Context) -> anyhow::Result<Option<Sta
     match &request.source {
         Source::Latents(dir) => {
             let set = LatentSet::open(dir)?;
-            let config = DivideConfig { data_sha256: sha256_file(&dir.join("manifest.json"))?, ..config };
+            let config = DivideConfig { data_sha256: sha256_file(dir.join("manifest.json"))?, ..config };
             finish(&LatentPoints::new(&set), &config, &request.out, context)
         }
         Source::Pixels { data, size } => {

@@ -131,10 +131,8 @@ impl<'a> Bits<'a> {
         let mut at = self.position;
         while let Some(next) = self.data.get(at..) {
             match next {
-                [0xFF, 0xFF, ..] | [0xFF, 0, ..] => at += 1,
-                [0xFF, _, ..] => return at,
-                [_, ..] => at += 1,
-                [] => return at,
+                [0xFF, 1..=0xFE, ..] | [] => return at,
+                _ => at += 1,
             }
         }
         at

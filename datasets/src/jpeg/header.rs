@@ -176,9 +176,9 @@ pub(super) fn read_tables(mut body: &[u8], dc: &mut [Option<Huffman>; 4], ac: &m
         let table = Huffman::new(counts, symbols)?;
         let slot = usize::from(place & 3);
         if place >> 4 == 0 {
-            dc[slot] = Some(table)
+            dc[slot] = Some(table);
         } else {
-            ac[slot] = Some(table)
+            ac[slot] = Some(table);
         }
         body = rest;
     }

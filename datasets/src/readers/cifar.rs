@@ -114,7 +114,7 @@ fn no_batches(path: &Path) -> Error {
 
 impl Batch {
     fn binary(name: &'static str, bytes: &[u8]) -> std::result::Result<Self, String> {
-        if bytes.len() % (ROW + 1) != 0 {
+        if !bytes.len().is_multiple_of(ROW + 1) {
             return Err(format!("{} bytes: expected a multiple of {}", bytes.len(), ROW + 1));
         }
         let rows = bytes.chunks_exact(ROW + 1);

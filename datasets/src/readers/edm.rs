@@ -48,12 +48,12 @@ impl Edm {
         let mut edm =
             Self { tree, pictures, labels: Labels::default(), vectors: Vec::new(), kind: None, resolution: width, classes: 0 };
         if let Some(given) = description.labels {
-            edm.set_labels(given.into_iter().collect())?;
+            edm.set_labels(&given.into_iter().collect())?;
         }
         Ok(edm)
     }
 
-    fn set_labels(&mut self, given: HashMap<String, Value>) -> Result<()> {
+    fn set_labels(&mut self, given: &HashMap<String, Value>) -> Result<()> {
         for &at in &self.pictures {
             let name = self.tree.name(at as usize);
             let bad = |why: &str| Error::file(self.tree.path(), format!("dataset.json: `{name}`: {why}"));

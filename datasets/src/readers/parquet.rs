@@ -132,7 +132,7 @@ impl Parquet {
                 }
             };
             for cell in column(label.as_ref().map(|l| l.1))? {
-                let label = self.label_of(cell).map_err(|why| file.0.error(why))?;
+                let label = self.label_of(cell.as_ref()).map_err(|why| file.0.error(why))?;
                 self.labels.push(label);
             }
             self.captions.extend(column(caption.as_ref().map(|c| c.1))?.into_iter().map(Cell::text));
@@ -143,13 +143,13 @@ impl Parquet {
     }
 
     /// -1 is how unlabelled test sets are published.
-    fn label_of(&self, cell: Option<Cell>) -> std::result::Result<Option<u32>, String> {
+    fn label_of(&self, cell: Option<&Cell>) -> std::result::Result<Option<u32>, String> {
         match cell {
             None | Some(Cell::Number(-1)) => Ok(None),
-            Some(Cell::Number(n)) if self.classes.is_empty() || (n as usize) < self.classes.len() => {
+            Some(&Cell::Number(n)) if self.classes.is_empty() || (n as usize) < self.classes.len() => {
                 u32::try_from(n).map(Some).map_err(|_| format!("label {n}"))
             }
-            Some(Cell::Number(n)) => Err(format!("label {n} of {} classes", self.classes.len())),
+            Some(&Cell::Number(n)) => Err(format!("label {n} of {} classes", self.classes.len())),
             Some(Cell::Bytes(_)) => Err("a label column of texts: expected whole numbers".into()),
         }
     }

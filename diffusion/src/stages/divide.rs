@@ -270,8 +270,7 @@ impl Run<'_> {
         let pairs = SHOWN_PAIRS.min(samples.sorted().len());
         let matrix = self.matrix(pairs)?;
         let drawn = samples.sorted().len();
-        let stages =
-            self.stages(boundaries.to_vec(), &found, Parameters { alpha: Some(config.alpha), ..self.parameters(drawn) })?;
+        let stages = self.stages(&boundaries, &found, Parameters { alpha: Some(config.alpha), ..self.parameters(drawn) })?;
         Ok(self.division(stages, settled, self.curves(&samples), matrix.mean()))
     }
 
@@ -289,7 +288,7 @@ impl Run<'_> {
             let times = resample(matrix.pairs(), matrix.pairs(), self.key("resample").index(i as u64));
             found.iter_mut().zip(cut(&matrix.resampled(&times))?).for_each(|(f, b)| f.push(b));
         }
-        let stages = self.stages(cut(&mean)?, &found, self.parameters(matrix.pairs()))?;
+        let stages = self.stages(&cut(&mean)?, &found, self.parameters(matrix.pairs()))?;
         let curves = self.curves_of(&mean);
         Ok(self.division(stages, false, curves, mean))
     }
@@ -403,7 +402,7 @@ impl Run<'_> {
     }
 
     /// Stages from boundaries and their bootstrap values in the coordinate of the draws.
-    fn stages(&self, boundaries: Vec<f64>, found: &[Vec<f64>], parameters: Parameters) -> Result<Stages> {
+    fn stages(&self, boundaries: &[f64], found: &[Vec<f64>], parameters: Parameters) -> Result<Stages> {
         let config = self.config;
         let sigmas = boundaries.iter().map(|&u| config.sigma(u)).collect();
         let mut stages = Stages::new(sigmas, config.schedule.clone(), config.method(), config.data_sha256.clone())?;

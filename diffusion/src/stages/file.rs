@@ -148,12 +148,14 @@ impl Stages {
         }
         let agree = |(t, sigma): (&f64, &f64)| (self.schedule.sigma(*t) / sigma - 1.0).abs() < 1e-6;
         let pairs = self.boundaries_t.iter().zip(&self.boundaries);
-        if !self.boundaries_t.is_empty() && !(self.boundaries_t.len() == self.boundaries.len() && pairs.into_iter().all(agree)) {
+        let agreed = self.boundaries_t.len() == self.boundaries.len() && pairs.into_iter().all(agree);
+        if !self.boundaries_t.is_empty() && !agreed {
             let expected: Vec<f64> = self.boundaries.iter().map(|&s| self.schedule.t(s)).collect();
             return refuse(format!("`boundaries_t` does not belong to `boundaries`: expected {expected:?}, or leave it out"));
         }
         let ordered = self.intervals.iter().all(|[a, b]| *a > 0.0 && a <= b && b.is_finite());
-        if !self.intervals.is_empty() && !(self.intervals.len() == self.boundaries.len() && ordered) {
+        let fitting = self.intervals.len() == self.boundaries.len() && ordered;
+        if !self.intervals.is_empty() && !fitting {
             return refuse(format!("`intervals`: expected {} pairs of ascending sigmas", self.boundaries.len()));
         }
         Ok(())

@@ -91,7 +91,7 @@ fn baselines_do_not_depend_on_the_data() {
 fn affinity_of_gradients_divides_too() {
     let n = 12;
     let affinity: Vec<f64> = (0..n * n).map(|i| if (i / n < 5) == (i % n < 5) { 0.9 } else { 0.1 }).collect();
-    let sigmas: Vec<f64> = (0..n).map(|i| 0.01 * 2f64.powi(i as i32)).collect();
+    let sigmas: Vec<f64> = (0..n).map(|i| 0.01 * 2f64.powi(i)).collect();
     let stages = divide_by_affinity(&affinity, &sigmas, &"edm".parse().unwrap(), 2, "").unwrap();
     assert!((stages.boundaries[0] / (0.01 * 2f64.powf(4.5)) - 1.0).abs() < 1e-12, "{stages:?}");
     assert!(divide_by_affinity(&affinity, &sigmas, &"edm".parse().unwrap(), 13, "").is_err());

@@ -62,7 +62,7 @@ fn request(case: &Case) -> Result<(String, DatasetOptions)> {
         }
         other => other.parse()?,
     };
-    let column = |name| -> Result<Option<String>> { Ok(config.opt::<String>(name)?) };
+    let column = |name| -> Result<Option<String>> { config.opt::<String>(name) };
     let mut options = DatasetOptions {
         layout: Some(known),
         decode: Decode { upright: false, alpha: Alpha::Drop, ..Decode::default() },

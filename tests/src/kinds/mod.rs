@@ -29,9 +29,11 @@ pub fn implementation(kind: &str) -> Option<Run> {
     Some(match kind {
         "ldm_class_embedder" | "ldm_spatial_rescaler" => conditioning::run,
         "lpips_patchgan_loss" => adversarial::run,
-        "ldm_autoencoder_kl" | "diffusers_autoencoder_kl" | "ldm_vq_model" | "diffusers_vq_model" | "diffusers_autoencoder_tiny" => {
-            autoencoder::run
-        }
+        "ldm_autoencoder_kl"
+        | "diffusers_autoencoder_kl"
+        | "ldm_vq_model"
+        | "diffusers_vq_model"
+        | "diffusers_autoencoder_tiny" => autoencoder::run,
         "ldm_unet" | "ldm_unet_multistage" => ldm_unet::run,
         "adamw" | "ema" | "grad_clip" | "grad_sanitize" | "lr_schedule" | "phema_weights" => optim::run,
         "algorithm1"
@@ -41,10 +43,16 @@ pub fn implementation(kind: &str) -> Option<Run> {
         | "optimal_denoiser"
         | "snr_clustering"
         | "timestep_clustering" => clustering::run,
-        "cfg_dpm_solver" | "ddpm_ancestral" | "diffusers_scheduler" | "dpm_solver" | "edm_ablation_sampler" | "edm_sampler"
-        | "ldm_ddim" | "ldm_plms" => samplers::run,
-        "dpm_time_steps" | "edm_sigma_grid" | "k_sigma_grids" | "ldm_beta_schedule" | "ldm_ddim_timesteps" | "min_snr_weights"
-        | "vp_continuous" | "vp_discrete" | "zero_terminal_snr" => schedules::run,
+        "cfg_dpm_solver"
+        | "ddpm_ancestral"
+        | "diffusers_scheduler"
+        | "dpm_solver"
+        | "edm_ablation_sampler"
+        | "edm_sampler"
+        | "ldm_ddim"
+        | "ldm_plms" => samplers::run,
+        "dpm_time_steps" | "edm_sigma_grid" | "k_sigma_grids" | "ldm_beta_schedule" | "ldm_ddim_timesteps"
+        | "min_snr_weights" | "vp_continuous" | "vp_discrete" | "zero_terminal_snr" => schedules::run,
         "dataset_listing" => data::run,
         "image_resize" => features::run,
         _ => return None,

@@ -121,9 +121,8 @@ fn ema(case: &Case) -> Result<Answer> {
 fn ema_schedule(method: &str, config: &Config<'_>) -> Result<EmaSchedule> {
     let half_life = |key: &str, unit: f64| -> Result<f64> { Ok(config.opt::<f64>(key)?.map_or(f64::INFINITY, |h| h * unit)) };
     Ok(match method {
-        "constant" => EmaSchedule::Constant { decay: config.get("decay")? },
         "ldm_litema" if config.get("use_num_updates")? => EmaSchedule::LdmWarmup { decay: config.get("decay")? },
-        "ldm_litema" => EmaSchedule::Constant { decay: config.get("decay")? },
+        "constant" | "ldm_litema" => EmaSchedule::Constant { decay: config.get("decay")? },
         "edm_halflife" => EmaSchedule::HalfLife {
             half_life_images: half_life("ema_halflife_kimg", 1e3)?,
             rampup_ratio: config.opt("ema_rampup_ratio")?,
