@@ -224,7 +224,8 @@ mod tests {
         let half = |method| -> Result<Vec<f32>> { Ok(rescale(&x, 0.5, method)?.flatten_all()?.to_vec1::<f32>()?) };
         assert_eq!(half(Resize::Nearest)?, [0.0, 2.0]);
         assert_eq!(half(Resize::Bilinear)?, [0.5, 2.5], "step 2, not 5/2");
-        assert_eq!(half(Resize::Area)?, [1.0, 15.0], "pixels 0..3 and 2..5");
+        let area = half(Resize::Area)?;
+        assert!((area[0] - 1.0).abs() < 1e-6 && (area[1] - 15.0).abs() < 1e-5, "pixels 0..3 and 2..5: {area:?}");
         let cubic = half(Resize::Bicubic)?;
         assert!((cubic[0] - 0.40625).abs() < 1e-6, "-0.09375 (0 + 2) + 0.59375 (0 + 1): {cubic:?}");
         Ok(())

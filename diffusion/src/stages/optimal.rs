@@ -2,9 +2,11 @@
 //!
 //! With x_t = s (y + sigma eps) and d_i = y - y_i, the exponent of point i is, up to a constant that all points share,
 //!
-//!     l_i = -(|d_i|² / (2 sigma²) + eps·d_i / sigma),        w = softmax(l),
+//! ```text
+//! l_i = -(|d_i|² / (2 sigma²) + eps·d_i / sigma),        w = softmax(l),
 //!
-//!     x0* = y - sum_i w_i d_i,      eps* = eps + sum_i w_i d_i / sigma.
+//! x0* = y - sum_i w_i d_i,      eps* = eps + sum_i w_i d_i / sigma.
+//! ```
 //!
 //! So y·y_i and eps·y_i are computed once, as matrix products, for all noise levels of a pair (y, eps), and the second sum,
 //! the [`Shifts`], holds everything that depends on the data set; it stays exact where sigma is tiny. The data are read in
