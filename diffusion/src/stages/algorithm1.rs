@@ -1,9 +1,12 @@
 //! The paper's stage division (Zhang et al. 2024, Algorithm 1, Eqs. 6 and 7): three stages from two running means.
 //!
 //! K samples (y_k, eps_k, t_k); S0_k is the similarity of eps* at t_k and at t_0, the finest noise; S1_k the one at t_k and at
-//! t_1, the coarsest. The first boundary is the largest tau with mean(S0_k : t_k <= tau) >= alpha, the second the smallest
+//! t_1, the coarsest. A pair (y, eps) may be looked at in several levels: most of the work is shared, and the means are the same. The first boundary is the largest tau with mean(S0_k : t_k <= tau) >= alpha, the second the smallest
 //! tau with mean(S1_k : t_k >= tau) >= alpha. The running means are not monotone, so all candidates are looked at.
 
+use std::collections::HashMap;
+
+use rayon::prelude::*;
 use strata_nn::random::{Key, uniform_f64};
 
 use super::optimal::{OptimalDenoiser, Queries};
@@ -13,6 +16,8 @@ use crate::Result;
 /// One sample of Algorithm 1. `t` is any ascending coordinate of the noise level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
+    /// Number of the pair (y, eps) that it was made from; samples of one pair are not independent.
+    pub pair: usize,
     /// Where the sample was drawn.
     pub t: f64,
     /// Similarity to the finest noise level, in [0, 1].
@@ -30,7 +35,7 @@ pub struct Levels {
     pub coarsest: f64,
 }
 
-/// (S0, S1) of pairs (indices `[K]`, noise `[K, n]`) at `sigmas` `[K]`. Errors as [`OptimalDenoiser::shifts`].
+/// (S0, S1) of pairs (indices `[K]`, noise `[K, n]`) at `sigmas` `[K, R]`, in that order. Errors as [`OptimalDenoiser::shifts`].
 pub fn end_similarities(
     optimal: &OptimalDenoiser,
     (indices, noise): (&[usize], &[f32]),
@@ -39,11 +44,15 @@ pub fn end_similarities(
     comparison: Comparison,
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<(f64, f64)>> {
-    let levels: Vec<f64> = sigmas.iter().flat_map(|&s| [s, ends.finest, ends.coarsest]).collect();
+    let per_pair = sigmas.len() / indices.len().max(1);
+    let levels: Vec<f64> =
+        sigmas.chunks(per_pair.max(1)).flat_map(|s| s.iter().copied().chain([ends.finest, ends.coarsest])).collect();
     let shifts = optimal.shifts(&Queries { indices, noise, sigmas: &levels }, stop)?;
-    let share =
-        |k, level, sigma| f64::from(comparison.count(&shifts, k, (0, sigmas[k]), (level, sigma))) / optimal.summary().dim as f64;
-    Ok((0..indices.len()).map(|k| (share(k, 1, ends.finest), share(k, 2, ends.coarsest))).collect())
+    let share = |i: usize, end: usize, sigma: f64| {
+        let own = (i % per_pair, sigmas[i]);
+        f64::from(comparison.count(&shifts, i / per_pair, own, (per_pair + end, sigma))) / optimal.summary().dim as f64
+    };
+    Ok((0..sigmas.len()).into_par_iter().map(|i| (share(i, 0, ends.finest), share(i, 1, ends.coarsest))).collect())
 }
 
 /// Samples in ascending order of t, and what the algorithm reads off them.
@@ -84,13 +93,29 @@ impl Samples {
     /// Both boundaries on `count` bootstrap resamples (see [`resample`]). A boundary that a resample lacks is its `missing`.
     pub fn bootstrap(&self, alpha: f64, count: usize, key: Key, missing: [f64; 2]) -> [Vec<f64>; 2] {
         let mut found = [Vec::with_capacity(count), Vec::with_capacity(count)];
+        let ranks = self.ranks();
+        let pairs = ranks.iter().max().map_or(0, |m| m + 1);
         for i in 0..count {
-            let boundaries = self.weighted_boundaries(alpha, &resample(self.sorted.len(), STRATUM, key.index(i as u64)));
+            let times = resample(pairs, STRATUM, key.index(i as u64));
+            let of_samples: Vec<u32> = ranks.iter().map(|&r| times[r]).collect();
+            let boundaries = self.weighted_boundaries(alpha, &of_samples);
             for ((found, boundary), missing) in found.iter_mut().zip(boundaries).zip(missing) {
                 found.push(boundary.unwrap_or(missing));
             }
         }
         found
+    }
+
+    /// For every sample the rank of its pair among all pairs, ordered by their finest level.
+    fn ranks(&self) -> Vec<usize> {
+        let mut ranks = HashMap::new();
+        self.sorted
+            .iter()
+            .map(|s| {
+                let next = ranks.len();
+                *ranks.entry(s.pair).or_insert(next)
+            })
+            .collect()
     }
 
     fn weighted_boundaries(&self, alpha: f64, times: &[u32]) -> [Option<f64>; 2] {
@@ -116,8 +141,8 @@ fn running(values: impl Iterator<Item = (f64, u32)>) -> Vec<f64> {
         .collect()
 }
 
-/// Neighbours in t that a bootstrap resample draws among. The t_k are stratified, not independent, so a resample must keep
-/// their density; within a stratum this narrow the samples are independent and alike.
+/// Neighbouring pairs, by their levels, that a bootstrap resample draws among. Levels are stratified, not independent, so a resample
+/// must keep their density; within a stratum this narrow the pairs are independent and alike.
 const STRATUM: usize = 20;
 
 /// How often each of `n` ordered samples occurs in one bootstrap resample that draws within runs of `stratum` neighbours.
@@ -149,7 +174,12 @@ mod tests {
 
     fn samples(values: &[(f64, f64)]) -> Samples {
         let mut samples = Samples::default();
-        samples.extend(values.iter().enumerate().map(|(i, &(to_data, to_noise))| Sample { t: i as f64, to_data, to_noise }));
+        samples.extend(values.iter().enumerate().map(|(i, &(to_data, to_noise))| Sample {
+            pair: i,
+            t: i as f64,
+            to_data,
+            to_noise,
+        }));
         samples
     }
 
@@ -173,6 +203,18 @@ mod tests {
         assert!(times.contains(&0) && times.iter().any(|&t| t > 1));
         assert_ne!(times, resample(105, 10, Key::new(1, "resample")));
         assert_eq!(resample(1, 10, Key::new(1, "resample")), [1]);
+    }
+
+    #[test]
+    fn the_levels_of_a_pair_are_resampled_together() {
+        let mut samples = Samples::default();
+        samples.extend((0..80).map(|i| Sample { pair: i % 40, t: i as f64, to_data: 1.0, to_noise: 1.0 }));
+        let ranks = samples.ranks();
+        assert_eq!(ranks[..40], ranks[40..]);
+        assert_eq!(ranks[39], 39);
+        // All similarities are 1: every resample's first boundary is its last sample that occurs, the second its first.
+        let [first, second] = samples.bootstrap(0.9, 50, Key::new(0, "levels"), [0.0, 100.0]);
+        assert!(first.iter().all(|t| *t >= 59.0) && second.iter().all(|t| *t <= 20.0), "{first:?} {second:?}");
     }
 
     #[test]

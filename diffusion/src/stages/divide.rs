@@ -1,16 +1,16 @@
 //! Dividing a noise range into stages: draws, the chosen method, bootstrap intervals, and what a plot needs.
 
-use serde::{Deserialize, Serialize};
 use strata_nn::random::{Key, uniform_f64};
 use strata_training::{Interrupt, Progress};
 
 use super::algorithm1::{Levels, Sample, Samples, end_similarities, interval, resample};
 use super::baselines;
+use super::config::{Curves, DivideConfig, Division, EtaUnit, Matrix};
 use super::file::{Method, Parameters, Stages};
 use super::optimal::OptimalDenoiser;
-use super::partition::{self, by_affinity, by_similarity};
+use super::partition::{self, Weight, by_affinity, by_similarity};
 use super::points::{Points, Summary};
-use super::similarity::{Comparison, SimilarityMatrix, Space, similarity_matrix};
+use super::similarity::{Comparison, SimilarityMatrix, similarity_matrix};
 use crate::{Error, Result, schedule::Schedule};
 
 /// Pairs between two looks at the bootstrap intervals.
@@ -19,169 +19,6 @@ const BATCH: usize = 500;
 const SHOWN_PAIRS: usize = 200;
 /// Bins of the curves.
 const BINS: usize = 60;
-
-/// The unit in which eta is given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EtaUnit {
-    /// As it stands: the paper's 2/256 for pixels in [-1, 1], a single grey level of the range 2.
-    #[default]
-    Plain,
-    /// Standard deviations of the data: for latents, whose range has no meaning.
-    Deviation,
-}
-
-/// How to divide. The defaults are the paper's, with fewer samples: an interval tells whether they are enough.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DivideConfig {
-    /// The levels that are drawn, and the time in which they are shown.
-    pub schedule: Schedule,
-    /// Number of stages.
-    pub stages: usize,
-    /// How the boundaries are found; by default Algorithm 1 for three stages, the similarity partition for other numbers.
-    pub method: Option<Method>,
-    /// Pairs (y, eps) at most; K (the paper has 50,000).
-    pub samples: usize,
-    /// Similarity that stages 1 and 3 keep to their ends (the paper has 0.9).
-    pub alpha: f64,
-    /// Largest difference that counts as equal (the paper has 2/256 on pixels in [-1, 1]).
-    pub eta: f64,
-    /// The unit of eta.
-    pub eta_unit: EtaUnit,
-    /// What is compared.
-    pub space: Space,
-    /// Levels of the grid that the partitions work on and the similarity matrix shows.
-    pub levels: usize,
-    /// Sampling ends early when every interval is at most this wide, in shares of the range of levels; 0 never.
-    pub settled: f64,
-    /// Bootstrap resamples.
-    pub resamples: usize,
-    /// Coverage of the bootstrap intervals.
-    pub coverage: f64,
-    /// Seed of all draws.
-    pub seed: u64,
-    /// SHA-256 that identifies the data, written into the result.
-    pub data_sha256: String,
-}
-
-impl Default for DivideConfig {
-    fn default() -> Self {
-        Self {
-            schedule: Schedule::vp(),
-            stages: 3,
-            method: None,
-            samples: 2000,
-            alpha: 0.9,
-            eta: 2.0 / 256.0,
-            eta_unit: EtaUnit::Plain,
-            space: Space::Eps,
-            levels: 41,
-            settled: 0.005,
-            resamples: 200,
-            coverage: 0.95,
-            seed: 0,
-            data_sha256: String::new(),
-        }
-    }
-}
-
-/// The similarity of the optimal denoiser at each level to the two ends, means over bins of the samples, ascending in sigma.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Curves {
-    /// The levels.
-    pub sigma: Vec<f64>,
-    /// The same in the schedule's own time.
-    pub t: Vec<f64>,
-    /// Similarity to eps* at the finest level.
-    pub to_data: Vec<f64>,
-    /// Similarity to eps* at the coarsest level.
-    pub to_noise: Vec<f64>,
-    /// Mean of `to_data` over all levels up to this one, which Algorithm 1 compares with alpha.
-    pub running_to_data: Vec<f64>,
-    /// Mean of `to_noise` over all levels from this one on.
-    pub running_to_noise: Vec<f64>,
-}
-
-/// Mean similarity between the levels of a grid.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Matrix {
-    /// The levels T, ascending.
-    pub sigma: Vec<f64>,
-    /// The same in the schedule's own time.
-    pub t: Vec<f64>,
-    /// `[T, T]`, row-major, values in [0, 1].
-    pub values: Vec<f64>,
-}
-
-/// A division and what it rests on.
-#[derive(Clone, Debug)]
-pub struct Division {
-    /// The result, ready to be saved.
-    pub stages: Stages,
-    /// What the data look like.
-    pub summary: Summary,
-    /// Whether sampling ended early because the intervals were narrow enough.
-    pub settled: bool,
-    /// For the plot; empty for methods that do not look at the data.
-    pub curves: Curves,
-    /// For the picture; empty for methods that do not look at the data.
-    pub matrix: Matrix,
-}
-
-impl DivideConfig {
-    /// Errors if a value is out of its range, or the method and the number of stages do not fit.
-    pub fn validate(&self) -> Result<()> {
-        self.schedule.validate()?;
-        let checks = [
-            (self.stages >= 2, format!("`stages` is {}: a division has at least 2; one stage needs none", self.stages)),
-            (self.samples >= 20, format!("`samples` is {}: expected at least 20", self.samples)),
-            (self.alpha > 0.0 && self.alpha <= 1.0, format!("`alpha` is {}: expected a share in (0, 1]", self.alpha)),
-            (self.eta > 0.0 && self.eta.is_finite(), format!("`eta` is {}: expected a positive number", self.eta)),
-            (
-                self.levels >= self.stages,
-                format!("{} stages cannot be cut from a grid of {} levels: raise `levels`", self.stages, self.levels),
-            ),
-            (self.settled >= 0.0, format!("`settled` is {}: expected 0 or more", self.settled)),
-            (self.resamples >= 20, format!("`resamples` is {}: expected at least 20", self.resamples)),
-            (self.coverage > 0.0 && self.coverage < 1.0, format!("`coverage` is {}: expected a share in (0, 1)", self.coverage)),
-            (
-                self.method() != Method::Algorithm1 || self.stages == 3,
-                format!("Algorithm 1 finds 3 stages, not {}: use method `similarity`", self.stages),
-            ),
-            (
-                self.method() != Method::GradientAffinity,
-                "gradient affinity needs the gradients of a trained network, not data: see `divide_by_affinity`".to_string(),
-            ),
-        ];
-        match checks.into_iter().find(|(ok, _)| !ok) {
-            Some((_, message)) => Err(Error::Config(message)),
-            None => Ok(()),
-        }
-    }
-
-    /// The method in force.
-    pub fn method(&self) -> Method {
-        self.method.unwrap_or(Method::for_stages(self.stages))
-    }
-
-    /// The levels of the grid: sigma at equal steps of the coordinate in which the schedule draws.
-    fn grid(&self) -> Vec<f64> {
-        (0..self.levels).map(|i| self.sigma(i as f64 / (self.levels - 1).max(1) as f64)).collect()
-    }
-
-    /// sigma at `u` in [0, 1], the coordinate in which the schedule draws noise levels: its own time, or ln sigma. Between discrete
-    /// levels it interpolates.
-    fn sigma(&self, u: f64) -> f64 {
-        match self.schedule {
-            Schedule::Ldm(_) => {
-                let (low, high) = self.schedule.t_range();
-                self.schedule.sigma(low + u * (high - low))
-            }
-            _ => self.schedule.sigma_from_uniform(u),
-        }
-    }
-}
 
 /// Divides the noise range for the data set `points`. The result depends on the data and the configuration alone, not on the
 /// number of threads.
@@ -256,21 +93,24 @@ impl Run<'_> {
         let mut samples = Samples::default();
         let mut settled = false;
         let mut found = [Vec::new(), Vec::new()];
-        while samples.sorted().len() < config.samples && !settled {
-            samples.extend(self.draw(samples.sorted().len())?);
+        let mut pairs = 0;
+        while pairs < config.samples && !settled {
+            let count = BATCH.min(config.samples - pairs);
+            samples.extend(self.draw(pairs, count)?);
+            pairs += count;
             found = samples.bootstrap(config.alpha, config.resamples, self.key("resample"), [0.0, 1.0]);
             let intervals = found.each_ref().map(|f| interval(f, config.coverage));
             let satisfied = samples.boundaries(config.alpha).iter().all(Option::is_some);
             settled = satisfied && intervals.iter().all(|(a, b)| b - a <= config.settled);
             let message = intervals.map(|(a, b)| format!("{:.4}..{:.4}", self.t(a), self.t(b))).join(" ");
-            self.progress.advance(samples.sorted().len() as u64, &message);
+            self.progress.advance(pairs as u64, &message);
         }
         self.progress.finish();
         let boundaries = self.two_boundaries(&samples)?;
-        let pairs = SHOWN_PAIRS.min(samples.sorted().len());
-        let matrix = self.matrix(pairs)?;
-        let drawn = samples.sorted().len();
-        let stages = self.stages(&boundaries, &found, Parameters { alpha: Some(config.alpha), ..self.parameters(drawn) })?;
+        let matrix = self.matrix(SHOWN_PAIRS.min(pairs))?;
+        let (alpha, levels_per_pair) = (Some(config.alpha), Some(config.levels_per_pair));
+        let parameters = Parameters { alpha, levels_per_pair, ..self.parameters(pairs) };
+        let stages = self.stages(&boundaries, &found, parameters)?;
         Ok(self.division(stages, settled, self.curves(&samples), matrix.mean()))
     }
 
@@ -279,7 +119,7 @@ impl Run<'_> {
         let matrix = self.matrix(config.samples)?;
         let half = 0.5 / (config.levels - 1) as f64;
         let cut = |mean: &[f64]| -> Result<Vec<f64>> {
-            let found = by_similarity(mean, config.levels, config.stages)?;
+            let found = by_similarity(mean, config.levels, config.stages, Weight::Levels)?;
             Ok(found.starts[1..].iter().map(|&s| 2.0 * half * s as f64 - half).collect())
         };
         let mean = matrix.mean();
@@ -334,16 +174,19 @@ impl Run<'_> {
         (numbers.clone().map(point).collect(), numbers.flat_map(|k| key(k).child("noise").normal(dim)).collect())
     }
 
-    /// The next batch of Algorithm 1's samples, one in each of equally wide strata of the range of levels.
-    fn draw(&self, first: usize) -> Result<Vec<Sample>> {
-        let count = BATCH.min(self.config.samples - first);
+    /// `count` more pairs for Algorithm 1, each at `levels_per_pair` levels evenly apart. Together the levels of a batch lie one in each
+    /// of equally wide strata of the range.
+    fn draw(&self, first: usize, count: usize) -> Result<Vec<Sample>> {
         let (indices, noise) = self.pairs("sample", first, count);
+        let per_pair = self.config.levels_per_pair;
         let place = |i: usize| uniform_f64(&mut self.key("level").index((first + i) as u64).generator());
-        let u: Vec<f64> = (0..count).map(|i| (i as f64 + place(i)) / count as f64).collect();
+        let phases = (0..count).map(|i| (i as f64 + place(i)) / count as f64);
+        let u: Vec<f64> = phases.flat_map(|p| (0..per_pair).map(move |j| (j as f64 + p) / per_pair as f64)).collect();
         let sigmas: Vec<f64> = u.iter().map(|&u| self.config.sigma(u)).collect();
         let ends = Levels { finest: self.config.sigma(0.0), coarsest: self.config.sigma(1.0) };
         let found = end_similarities(self.optimal, (&indices, &noise), &sigmas, ends, self.comparison, &self.stop())?;
-        Ok(u.into_iter().zip(found).map(|(t, (to_data, to_noise))| Sample { t, to_data, to_noise }).collect())
+        let sample = |(i, (t, (to_data, to_noise)))| Sample { pair: first + i / per_pair, t, to_data, to_noise };
+        Ok(u.into_iter().zip(found).enumerate().map(sample).collect())
     }
 
     /// Algorithm 1's boundaries, or why there are none.
@@ -393,6 +236,7 @@ impl Run<'_> {
             distinct_points: distinct,
             samples,
             alpha: None,
+            levels_per_pair: None,
             eta: Some(self.comparison.eta),
             space: self.config.space,
             levels: Some(self.config.levels),

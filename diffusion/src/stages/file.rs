@@ -58,6 +58,8 @@ pub struct Parameters {
     pub distinct_points: usize,
     /// Pairs (y, eps) that were drawn; K.
     pub samples: usize,
+    /// Levels at which Algorithm 1 looked at each pair.
+    pub levels_per_pair: Option<usize>,
     /// Similarity that a stage keeps to its end.
     pub alpha: Option<f64>,
     /// Largest difference that counts as equal, in the units of what is compared.
@@ -147,15 +149,13 @@ impl Stages {
             return refuse(format!("`boundaries`: expected sigmas that ascend strictly between {low} and {high}, got {got:?}"));
         }
         let agree = |(t, sigma): (&f64, &f64)| (self.schedule.sigma(*t) / sigma - 1.0).abs() < 1e-6;
-        let pairs = self.boundaries_t.iter().zip(&self.boundaries);
-        let agreed = self.boundaries_t.len() == self.boundaries.len() && pairs.into_iter().all(agree);
-        if !self.boundaries_t.is_empty() && !agreed {
+        let shown = self.boundaries_t.len() == self.boundaries.len() && self.boundaries_t.iter().zip(&self.boundaries).all(agree);
+        if !(shown || self.boundaries_t.is_empty()) {
             let expected: Vec<f64> = self.boundaries.iter().map(|&s| self.schedule.t(s)).collect();
             return refuse(format!("`boundaries_t` does not belong to `boundaries`: expected {expected:?}, or leave it out"));
         }
         let ordered = self.intervals.iter().all(|[a, b]| *a > 0.0 && a <= b && b.is_finite());
-        let fitting = self.intervals.len() == self.boundaries.len() && ordered;
-        if !self.intervals.is_empty() && !fitting {
+        if !(self.intervals.is_empty() || self.intervals.len() == self.boundaries.len() && ordered) {
             return refuse(format!("`intervals`: expected {} pairs of ascending sigmas", self.boundaries.len()));
         }
         Ok(())

@@ -12,6 +12,7 @@
 
 pub mod algorithm1;
 pub mod baselines;
+mod config;
 mod divide;
 mod file;
 pub mod latents;
@@ -25,7 +26,8 @@ pub mod widths;
 #[cfg(test)]
 mod tests;
 
-pub use divide::{Curves, DivideConfig, Division, EtaUnit, Matrix, divide, divide_by_affinity};
+pub use config::{Curves, DivideConfig, Division, EtaUnit, Matrix};
+pub use divide::{divide, divide_by_affinity};
 pub use file::{FORMAT_VERSION, Method, Parameters, Row, Stages};
 pub use latents::LatentPoints;
 pub use optimal::{OptimalDenoiser, Queries, Shifts};

@@ -1,6 +1,7 @@
 //! Exact partitions of an ordered set of noise levels into consecutive blocks, by dynamic programming.
 //!
-//! [`by_similarity`] maximises the mean similarity within the stages. [`balanced`] is the constrained clustering of Go et al.
+//! [`by_similarity`] maximises the mean similarity within the stages; with [`Weight::Levels`] a stage counts by its number of levels,
+//! without which the best partitions cut off single levels, each perfectly similar to itself. [`balanced`] is the constrained clustering of Go et al.
 //! 2023, which serves three costs: time steps, log-SNR, and the affinity of gradients.
 
 use crate::{Error, Result};
@@ -14,11 +15,20 @@ pub struct Partition {
     pub objective: f64,
 }
 
-/// `count` consecutive, non-empty blocks that maximise the sum of the mean similarities within the blocks, over all ordered
-/// pairs of points, a point with itself included. similarity: `[n, n]`, row-major, need not be symmetric.
+/// What a stage's mean similarity counts in [`by_similarity`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// Every stage 1: the objective is the sum of the stages' means.
+    Stages,
+    /// Every stage its share of the levels: the objective is a level's mean similarity to its own stage.
+    Levels,
+}
+
+/// `count` consecutive, non-empty blocks that maximise the weighted sum of the mean similarities within the blocks, over all
+/// ordered pairs of points, a point with itself included. similarity: `[n, n]`, row-major, need not be symmetric.
 ///
 /// Errors if the matrix is not square, holds a value that is not finite, or has fewer points than blocks are asked for.
-pub fn by_similarity(similarity: &[f64], n: usize, count: usize) -> Result<Partition> {
+pub fn by_similarity(similarity: &[f64], n: usize, count: usize, weight: Weight) -> Result<Partition> {
     check(similarity, n, count)?;
     let sums = summed(similarity, n);
     let mean = |s: usize, e: usize| {
@@ -27,7 +37,11 @@ pub fn by_similarity(similarity: &[f64], n: usize, count: usize) -> Result<Parti
     };
     // The blocks before block m need at least m points.
     let starts = |m: usize, e: usize| if m == 0 { 0..1 } else { m..e };
-    minimise(n, count, starts, |s, e| -mean(s, e))
+    let weight = |s: usize, e: usize| match weight {
+        Weight::Stages => 1.0,
+        Weight::Levels => (e - s) as f64 / n as f64,
+    };
+    minimise(n, count, starts, |s, e| -weight(s, e) * mean(s, e))
         .map(|p| Partition { objective: -p.objective, ..p })
         .ok_or_else(|| too_many(n, count))
 }
@@ -166,7 +180,7 @@ mod tests {
     use super::*;
 
     /// The best of all partitions, one by one.
-    fn exhaustive(similarity: &[f64], n: usize, count: usize) -> (f64, Vec<usize>) {
+    fn exhaustive(similarity: &[f64], n: usize, count: usize, weight: Weight) -> (f64, Vec<usize>) {
         fn go(starts: &mut Vec<usize>, n: usize, count: usize, best: &mut (f64, Vec<usize>), score: &dyn Fn(&[usize]) -> f64) {
             if starts.len() == count {
                 let value = score(starts);
@@ -188,7 +202,8 @@ mod tests {
                 .zip(ends)
                 .map(|(&s, e)| {
                     let sum: f64 = (s..e).flat_map(|i| (s..e).map(move |j| similarity[i * n + j])).sum();
-                    sum / ((e - s) * (e - s)) as f64
+                    let share = if weight == Weight::Levels { (e - s) as f64 / n as f64 } else { 1.0 };
+                    share * sum / ((e - s) * (e - s)) as f64
                 })
                 .sum()
         };
@@ -201,20 +216,22 @@ mod tests {
     fn equals_the_exhaustive_search() {
         for (n, count) in [(1, 1), (5, 5), (9, 1), (9, 2), (11, 4), (12, 3)] {
             let matrix: Vec<f64> = Key::new(n as u64, "matrix").uniform(n * n).into_iter().map(f64::from).collect();
-            let (value, starts) = exhaustive(&matrix, n, count);
-            let got = by_similarity(&matrix, n, count).unwrap();
-            assert_eq!(got.starts, starts, "{n} {count}");
-            assert!((got.objective - value).abs() < 1e-12);
+            for weight in [Weight::Stages, Weight::Levels] {
+                let (value, starts) = exhaustive(&matrix, n, count, weight);
+                let got = by_similarity(&matrix, n, count, weight).unwrap();
+                assert_eq!(got.starts, starts, "{n} {count} {weight:?}");
+                assert!((got.objective - value).abs() < 1e-12);
+            }
         }
     }
 
     #[test]
     fn more_stages_than_levels_are_refused() {
-        let error = by_similarity(&[1.0; 9], 3, 4).unwrap_err().to_string();
+        let error = by_similarity(&[1.0; 9], 3, 4, Weight::Levels).unwrap_err().to_string();
         assert!(error.contains("4 stages") && error.contains("1 to 3"), "{error}");
-        assert!(by_similarity(&[1.0; 9], 3, 0).is_err());
-        assert!(by_similarity(&[1.0; 8], 3, 2).is_err());
-        assert!(by_similarity(&[f64::NAN; 9], 3, 2).is_err());
+        assert!(by_similarity(&[1.0; 9], 3, 0, Weight::Levels).is_err());
+        assert!(by_similarity(&[1.0; 8], 3, 2, Weight::Levels).is_err());
+        assert!(by_similarity(&[f64::NAN; 9], 3, 2, Weight::Levels).is_err());
         assert!(by_value(&[1.0, 2.0], 3).is_err());
     }
 

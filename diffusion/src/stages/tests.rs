@@ -67,6 +67,21 @@ fn the_same_boundaries_in_sigma_under_another_name_of_the_same_levels() {
 }
 
 #[test]
+fn more_levels_of_a_pair_narrow_the_intervals() {
+    let width = |levels_per_pair| {
+        let stages = run(&clusters(), &DivideConfig { levels_per_pair, ..config() }).unwrap().stages;
+        stages.rows()[..2].iter().map(|r| r.interval_t.unwrap()[1] - r.interval_t.unwrap()[0]).sum::<f64>()
+    };
+    assert!(width(6) < width(1));
+}
+
+#[test]
+fn the_similarity_partition_cuts_off_no_single_levels() {
+    let stages = run(&clusters(), &DivideConfig { stages: 4, levels: 41, ..config() }).unwrap().stages;
+    assert!(stages.rows().iter().all(|r| r.t_high - r.t_low > 0.05), "{stages:?}");
+}
+
+#[test]
 fn settles_early_and_says_so() {
     let division = run(&clusters(), &DivideConfig { samples: 5000, settled: 0.2, ..config() }).unwrap();
     assert!(division.settled && division.stages.parameters.samples < 5000);

@@ -164,7 +164,8 @@ fn algorithm1(case: &Case) -> Result<Answer> {
     let ends = Levels { finest: given.schedule.sigma(t_0), coarsest: given.schedule.sigma(t_1) };
     let pairs = end_similarities(&optimal, given.pairs(), &given.sigmas(), ends, comparison, NEVER)?;
     let mut samples = Samples::default();
-    samples.extend(pairs.iter().zip(&given.t).map(|(&(to_data, to_noise), &t)| Sample { t, to_data, to_noise }));
+    let sample = |(pair, (&(to_data, to_noise), &t))| Sample { pair, t, to_data, to_noise };
+    samples.extend(pairs.iter().zip(&given.t).enumerate().map(sample));
     let mut bounds = [Vec::new(), Vec::new()];
     for alpha in floats(case, "alpha")? {
         for (bounds, found) in bounds.iter_mut().zip(samples.boundaries(alpha)) {
@@ -289,7 +290,7 @@ fn interval_partition(case: &Case) -> Result<Answer> {
     let config = case.config()?;
     let (n, k, half_step): (usize, usize, f64) = (config.get("nodes")?, config.get("interval_num")?, config.get("half_step")?);
     config.finish()?;
-    let found = partition::by_similarity(&floats(case, "similarity")?, n, k)?;
+    let found = partition::by_similarity(&floats(case, "similarity")?, n, k, partition::Weight::Stages)?;
     let t = floats(case, "t")?;
     let inner = found.starts[1..].iter().map(|&s| t[s] - half_step);
     let boundaries = std::iter::once(0.0).chain(inner).chain([1.0]).collect();
