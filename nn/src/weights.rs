@@ -60,13 +60,21 @@ pub fn load(path: &Path, device: &Device) -> Result<Weights> {
 pub fn write_atomic(path: &Path, data: &[u8]) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = beside(folder)?;
         file.write_all(data)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         File::open(folder)?.sync_all()
     };
     write().map_err(|e| Error::file(path, e))
+}
+
+/// A nameless neighbour with the permissions that a new file has, not those of a secret.
+fn beside(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
 }
 
 fn damaged(e: &safetensors::SafeTensorError) -> String {
@@ -120,6 +128,19 @@ fn tensor(path: &Path, name: &str, view: &TensorView<'_>, device: &Device) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn files_can_be_read_by_whom_others_can() -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().map_err(|e| Error::file(".", e))?;
+        let (ours, plain) = (dir.path().join("ours"), dir.path().join("plain"));
+        write_atomic(&ours, b"x")?;
+        std::fs::write(&plain, b"x").map_err(|e| Error::file(&plain, e))?;
+        let mode = |path: &Path| std::fs::metadata(path).map(|m| m.permissions().mode()).ok();
+        assert_eq!(mode(&ours), mode(&plain));
+        Ok(())
+    }
 
     #[test]
     fn round_trip_and_truncation() -> Result<()> {
