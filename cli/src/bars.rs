@@ -25,6 +25,11 @@ impl Progress for Bars {
 
     fn advance(&self, done: u64, message: &str) {
         if let Some(bar) = lock(&self.0).as_ref() {
+            if bar.position() == 0 && done > 0 {
+                // A run that goes on begins here: what an earlier call did is not this one's speed.
+                bar.set_position(done);
+                bar.reset_eta();
+            }
             bar.set_position(done);
             if !message.is_empty() {
                 bar.set_message(message.to_string());
@@ -88,7 +93,9 @@ impl Progress for Lines {
 impl Task {
     fn line(&self) -> String {
         let seconds = self.began.elapsed().as_secs_f64();
-        let rate = (self.done - self.first.unwrap_or(0)) as f64 / seconds.max(1e-9);
+        // What an earlier call did is not this one's speed; where all came in one piece, all of it is.
+        let before = self.first.filter(|first| *first < self.done).unwrap_or(0);
+        let rate = (self.done - before) as f64 / seconds.max(1e-9);
         let left = (self.total.saturating_sub(self.done)) as f64 / rate.max(1e-9);
         let eta = if self.done < self.total && left < 1e7 { format!(", ETA {left:.0} s") } else { String::new() };
         let message = if self.message.is_empty() { String::new() } else { format!(", {}", self.message) };

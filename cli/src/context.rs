@@ -60,7 +60,10 @@ pub fn describe(device: &Device) -> String {
 }
 
 fn device(name: &str) -> anyhow::Result<Device> {
-    let cuda = |n: usize| Device::new_cuda(n).with_context(|| format!("device cuda:{n} cannot be used"));
+    let cuda = |n: usize| {
+        let unusable = if cfg!(feature = "cuda") { "cannot be used" } else { "needs a build with `--features cuda`" };
+        Device::new_cuda(n).with_context(|| format!("device cuda:{n} {unusable}"))
+    };
     match name {
         "cpu" => Ok(Device::Cpu),
         "auto" => Ok(Device::cuda_if_available(0).unwrap_or(Device::Cpu)),

@@ -100,8 +100,8 @@ fn hint(nearest: Option<&str>) -> String {
 
 fn previous_words(previous: Option<&PathBuf>) -> String {
     match previous {
-        Some(path) => format!("the newest complete checkpoint before it is {}", path.display()),
-        None => "there is no complete checkpoint before it".to_string(),
+        Some(path) => format!("remove it to go on from the newest complete one before it, {}", path.display()),
+        None => "there is no complete one before it: begin anew in another directory".to_string(),
     }
 }
 

@@ -208,7 +208,7 @@ fn no_whole_checkpoint_is_an_error_even_when_falling_back() {
     let saved = run.save(10, &parts(1.0)).unwrap();
     fs::remove_file(saved.join("model.safetensors")).unwrap();
     let message = run.resume(&Device::Cpu, Damaged::FallBack).unwrap_err().to_string();
-    assert!(message.contains("no complete checkpoint before it"), "{message}");
+    assert!(message.contains("no complete one before it"), "{message}");
 }
 
 #[test]
