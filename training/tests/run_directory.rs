@@ -191,7 +191,7 @@ fn damage_is_named_and_the_loader_falls_back_only_if_told() {
         }
         spoil(&dir.path().join("checkpoints/000000000020/optimizer.safetensors"));
         let message = run.resume(&Device::Cpu, Damaged::Refuse).unwrap_err().to_string();
-        for part in ["damaged checkpoint", "000000000020", "before it is", "000000000010", word] {
+        for part in ["damaged checkpoint", "000000000020", "before it", "000000000010", word] {
             assert!(message.contains(part), "{message}");
         }
         let (seen_images, loaded) = run.resume(&Device::Cpu, Damaged::FallBack).unwrap().unwrap();
