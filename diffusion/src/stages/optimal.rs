@@ -373,7 +373,7 @@ mod tests {
         let mut data: Vec<f64> = Key::new(7, "points").normal(count * dim).into_iter().map(f64::from).collect();
         // A near duplicate: close enough that the product form of the distance loses its digits.
         for j in 0..dim {
-            data[dim + j] = data[j] + 2e-4 * (j as f64 - 2.0);
+            data[dim + j] = data[j] + 2e-6 * (j as f64 - 2.0);
         }
         data
     }
