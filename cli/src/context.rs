@@ -27,7 +27,7 @@ impl Context {
     /// # Errors
     /// If the device or the dtype cannot be had.
     pub fn new(global: &Global) -> anyhow::Result<Self> {
-        log_to_stderr(global.quiet);
+        log_to_stderr();
         set_threads(global.threads)?;
         let device = device(&global.device)?;
         if global.dtype == Dtype::Bf16 {
@@ -96,9 +96,13 @@ fn listen(interrupt: &Interrupt) -> anyhow::Result<()> {
     .context("cannot listen for Ctrl-C")
 }
 
-fn log_to_stderr(quiet: bool) {
-    let level = if quiet { tracing::Level::ERROR } else { tracing::Level::WARN };
-    let builder = tracing_subscriber::fmt().with_max_level(level).without_time().with_target(false).with_writer(std::io::stderr);
+/// Warnings of the libraries, for example of a broken picture; `--quiet` silences progress, not these.
+fn log_to_stderr() {
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .without_time()
+        .with_target(false)
+        .with_writer(std::io::stderr);
     // A second call in one process keeps the first subscriber, which writes to the same place.
     let _ = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init();
 }

@@ -3,7 +3,7 @@
 
     tests/bench/operators.sh [--repeat 7] [--threads N] [--rows conv,attention]
 
-Both sides run in this one session: for every repetition first ours, then PyTorch's, then the next row, so that a machine that
+Both sides run in turn: for every repetition first ours, then PyTorch's, then the next row, so that a machine that
 slows down slows both. A time is one forward and backward pass (`train`) or one forward pass (`infer`) after a warm-up.
 Ratio = PyTorch's median / ours: above 1 we are faster. The row `infer linear:1024,1024,1024` is the roofline of the others.
 `--clock cpu --threads 1` counts processor time instead of time: for machines that others use too, where the threads of a side

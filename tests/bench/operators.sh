@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 venv=${STRATA_BENCH_VENV:-$HOME/.cache/strata/bench-venv}
 if [ ! -x "$venv/bin/python" ]; then
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet torch --index-url https://download.pytorch.org/whl/cpu || "$venv/bin/pip" install --quiet torch numpy
+    "$venv/bin/pip" install --quiet torch numpy
 fi
 cargo build --release --quiet -p strata-nn --example bench_operators
 binary=${CARGO_TARGET_DIR:-target}/release/examples/bench_operators
