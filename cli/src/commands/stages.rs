@@ -174,14 +174,14 @@ fn curves(division: &Division) -> LinePlot {
         points: c.t.iter().copied().zip(values.iter().copied()).collect(),
     };
     LinePlot {
-        title: "Similarity of the optimal denoiser to its two ends".to_string(),
+        title: "Optimal denoiser: similarity to".to_string(),
         x_label: "t of the schedule".to_string(),
         y_label: "share of coordinates that agree".to_string(),
         curves: vec![
-            curve("to the data end", &c.to_data),
-            curve("to the noise end", &c.to_noise),
-            curve("running mean, data end", &c.running_to_data),
-            curve("running mean, noise end", &c.running_to_noise),
+            curve("data end", &c.to_data),
+            curve("noise end", &c.to_noise),
+            curve("data, running mean", &c.running_to_data),
+            curve("noise, running mean", &c.running_to_noise),
         ],
         boundaries: division.stages.boundaries_t.clone(),
         ..LinePlot::default()
