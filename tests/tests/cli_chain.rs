@@ -130,7 +130,7 @@ fn cli_a_killed_training_goes_on_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path();
     prepare(folder);
-    let often = ["--images", "160", "--set", "save_every_images=16", "--set", "log_every_images=16", "--quiet"];
+    let often = ["--images", "160", "--set", "save_every_images=16", "--set", "log_every_images=48", "--quiet"];
     let args = |out: &'static str| [TRAIN, SMALL_UNET, &often, &["--out", out]].concat();
     ok(folder, &args("straight"), &[]);
     // Twice, at different places; what was being written is left behind, what was complete stays.

@@ -94,16 +94,15 @@ pub fn train(
     let batches = Batches::new(latents, config, noise, model.config().classes > 0);
     let mut optimizer = Optimizer::new(model.store().trainable(), config.optimizer)?;
     let mut ema = Ema::new(model.store(), config.ema)?;
-    let mut position = Position::default();
+    let (mut position, mut record) = (Position::default(), Record::new(model.stages()));
     run.set_keep(Keep { last: config.keep_checkpoints, every_images: 0 })?;
 
     // Resume.
     if let Some((_, parts)) = run.resume(device, Damaged::Refuse)? {
-        position = Position::restore(&parts, &model, &mut optimizer, &mut ema)?;
+        State { position, record } = restore(&parts, &model, &mut optimizer, &mut ema)?;
     }
 
     // Step by step.
-    let mut record = Record::new(model.stages());
     let mut watch = Stopwatch::new();
     let mut finished = true;
     let label = format!("training the {}-stage model", model.stages());
@@ -137,11 +136,11 @@ pub fn train(
             context.progress.advance(position.seen_images, "");
         }
         if crossed(position.seen_images, config.batch, config.save_every_images) && position.seen_images < config.images {
-            save(run, &model, &ema, &optimizer, &position)?;
+            save(run, &model, &ema, &optimizer, &State { position, record: record.clone() })?;
             watch.pause();
         }
     }
-    save(run, &model, &ema, &optimizer, &position)?;
+    save(run, &model, &ema, &optimizer, &State { position, record: record.clone() })?;
     context.progress.finish();
     Ok(TrainSummary {
         seen_images: position.seen_images,
@@ -200,26 +199,34 @@ impl Position {
         self.seen_images += batch as u64;
         self.step += 1;
     }
-
-    fn restore(parts: &CheckpointParts, model: &Model, optimizer: &mut Optimizer, ema: &mut Ema) -> Result<Self> {
-        let position: Self = serde_json::from_value(parts.state.clone())
-            .map_err(|e| Error::Config(format!("the state of the checkpoint cannot be read: {e}")))?;
-        model.store().load(&parts.model_map(), "the checkpoint's model.safetensors")?;
-        ema.load(&parts.ema_map(), EmaCounters { updates: position.step, seen_images: position.seen_images })?;
-        optimizer.load(&parts.optimizer_map())?;
-        Ok(position)
-    }
 }
 
-fn save(run: &mut RunDir, model: &Model, ema: &Ema, optimizer: &Optimizer, position: &Position) -> Result<()> {
+/// What a checkpoint holds beside tensors.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    position: Position,
+    record: Record,
+}
+
+fn restore(parts: &CheckpointParts, model: &Model, optimizer: &mut Optimizer, ema: &mut Ema) -> Result<State> {
+    let state: State = serde_json::from_value(parts.state.clone())
+        .map_err(|e| Error::Config(format!("the state of the checkpoint cannot be read: {e}")))?;
+    model.store().load(&parts.model_map(), "the checkpoint's model.safetensors")?;
+    let Position { seen_images, step } = state.position;
+    ema.load(&parts.ema_map(), EmaCounters { updates: step, seen_images })?;
+    optimizer.load(&parts.optimizer_map())?;
+    Ok(state)
+}
+
+fn save(run: &mut RunDir, model: &Model, ema: &Ema, optimizer: &Optimizer, state: &State) -> Result<()> {
     let parts = CheckpointParts {
         model: model.store().tensors(),
         ema: ema.tensors(),
         optimizer: optimizer.tensors()?,
-        state: serde_json::to_value(position).map_err(|e| Error::Config(e.to_string()))?,
+        state: serde_json::to_value(state).map_err(|e| Error::Config(e.to_string()))?,
         metadata: model.metadata()?,
     };
-    run.save(position.seen_images, &parts)?;
+    run.save(state.position.seen_images, &parts)?;
     Ok(())
 }
 

@@ -1,11 +1,13 @@
 //! What a training run writes down between two lines of its log.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Position;
 use crate::model::Model;
 
-/// Sums since the last line.
+/// Sums since the last line. Part of a checkpoint, so that a run that goes on writes the lines that it would have written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     loss: Vec<f64>,
     count: Vec<u64>,
