@@ -42,7 +42,7 @@ pub struct Global {
 pub enum Dtype {
     /// 32-bit floats
     F32,
-    /// bfloat16 with float32 parameters, on CUDA
+    /// bfloat16: refused, no device of this version computes in it
     Bf16,
 }
 

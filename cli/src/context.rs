@@ -31,7 +31,7 @@ impl Context {
         set_threads(global.threads)?;
         let device = device(&global.device)?;
         if global.dtype == Dtype::Bf16 {
-            bail!("--dtype bf16 is not available on {}: train in f32", describe(&device));
+            bail!("--dtype bf16 is not available on {}: leave it at f32", describe(&device));
         }
         let interrupt = Interrupt::new();
         listen(&interrupt)?;
