@@ -251,7 +251,7 @@ pub struct TrainDiffusion {
     /// A folder that `strata encode` wrote
     #[arg(long, value_name = "LATENTS")]
     pub latents: PathBuf,
-    /// Stage boundaries from `strata stages`; without them the model has one stage
+    /// Stage boundaries from `strata stages` [default: those of the preset or `boundaries`, else one stage]
     #[arg(long, value_name = "FILE.toml")]
     pub stages_file: Option<PathBuf>,
     /// Run directory: created, or continued where it stands

@@ -1,6 +1,6 @@
 //! Conditions for a denoiser: what every encoder produces and every U-Net accepts.
 //!
-//! A [`Condition`] has three optional parts, one for each way into a network. Batches of it can be gathered by stage
+//! A [`Condition`] has optional parts, one for each way into a network. Batches of it can be gathered by stage
 //! ([`Condition::index_select`]) and stacked for guidance ([`Condition::stack`]).
 
 mod class;
@@ -22,6 +22,8 @@ pub struct Condition {
     pub context: Option<Tensor>,
     /// `[B, C, H, W]`: concatenated to the network's input.
     pub concat: Option<Tensor>,
+    /// `[B, D]`: numbers that describe how the sample was augmented, zeros where it was not (Karras et al. 2022).
+    pub augment: Option<Tensor>,
 }
 
 impl Condition {
@@ -52,12 +54,18 @@ impl Condition {
             vector: cat("vector", |c| c.vector.as_ref())?,
             context: cat("context", |c| c.context.as_ref())?,
             concat: cat("concat", |c| c.concat.as_ref())?,
+            augment: cat("augment", |c| c.augment.as_ref())?,
         })
     }
 
     fn map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         let apply = |t: &Option<Tensor>| t.as_ref().map(&f).transpose();
-        Ok(Self { vector: apply(&self.vector)?, context: apply(&self.context)?, concat: apply(&self.concat)? })
+        Ok(Self {
+            vector: apply(&self.vector)?,
+            context: apply(&self.context)?,
+            concat: apply(&self.concat)?,
+            augment: apply(&self.augment)?,
+        })
     }
 }
 

@@ -39,6 +39,8 @@ pub enum Parametrization {
     /// The noise eps.
     #[default]
     Eps,
+    /// -eps, as EDM's wrapper around variance-exploding networks has it.
+    NegatedEps,
     /// v = s eps - b x0 (Salimans & Ho 2022).
     V,
     /// The clean sample.
@@ -73,6 +75,7 @@ impl Parametrization {
         let (s, var) = (schedule.scale(sigma), sigma * sigma);
         let (c_skip, c_out, c_in) = match self {
             Self::Eps => (1.0, -sigma, s),
+            Self::NegatedEps => (1.0, sigma, s),
             Self::V => (1.0 / (1.0 + var), -sigma / (s * (1.0 + var)), s),
             Self::X0 => (0.0, 1.0, s),
             Self::Score => (1.0, s * var, s),
@@ -190,6 +193,7 @@ mod tests {
             };
             let cases = [
                 (Parametrization::Eps, eps),
+                (Parametrization::NegatedEps, -eps),
                 (Parametrization::V, s * eps - b * x0),
                 (Parametrization::X0, x0),
                 (Parametrization::Score, -eps / b),

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, path::Path};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use strata_conditioning::{ClassEmbedder, Condition};
-use strata_nn::{params::ParamStore, random::Key, weights};
+use strata_nn::{
+    params::{ParamStore, Scope},
+    random::Key,
+    weights,
+};
 
 use crate::{
     Error, Result,
@@ -82,6 +86,14 @@ impl ModelConfig {
             )));
         }
         self.unet.validate()?;
+        if let Some(n) = self.unet.classes.filter(|&n| n != self.classes) {
+            return Err(Error::Config(format!("`unet.classes` is {n}, but the model has {} classes", self.classes)));
+        }
+        if self.unet.transformer.is_some() && self.classes == 0 {
+            return Err(Error::Config(
+                "the U-Net attends to a context (`unet.transformer`), but the model has no classes".into(),
+            ));
+        }
         self.unet.check_size(self.shape[1], self.shape[2])
     }
 }
@@ -92,7 +104,32 @@ pub struct Model {
     config: ModelConfig,
     store: ParamStore,
     unet: UNet,
-    classes: Option<ClassEmbedder>,
+    classes: Classes,
+}
+
+/// Who turns classes into a condition, and which part of it.
+#[derive(Debug)]
+enum Classes {
+    None,
+    /// The network's own map.
+    Network,
+    /// A table, added to the embedding of the noise level.
+    Vector(ClassEmbedder),
+    /// A table, attended to as a context of one token.
+    Context(ClassEmbedder),
+}
+
+impl Classes {
+    fn new(config: &ModelConfig, scope: &Scope) -> Result<Self> {
+        let (unet, n) = (&config.unet, config.classes);
+        let table = |width: usize| ClassEmbedder::new(scope, n, width);
+        Ok(match (&unet.transformer, unet.classes) {
+            _ if n == 0 => Self::None,
+            (_, Some(_)) => Self::Network,
+            (Some(transformer), None) => Self::Context(table(transformer.context_width)?),
+            (None, None) => Self::Vector(table(unet.condition_width.unwrap_or(unet.vector_width()))?),
+        })
+    }
 }
 
 impl Model {
@@ -101,11 +138,7 @@ impl Model {
         config.validate()?;
         let store = ParamStore::new(seed, device);
         let unet = UNet::new(&config.unet, &store.root().pp("unet"))?;
-        let width = config.unet.embedding_width();
-        let classes = match config.classes {
-            0 => None,
-            n => Some(ClassEmbedder::new(&store.root().pp("classes"), n, width)?),
-        };
+        let classes = Classes::new(config, &store.root().pp("classes"))?;
         Ok(Self { config: config.clone(), store, unet, classes })
     }
 
@@ -153,9 +186,15 @@ impl Model {
     /// The condition for labels; `None` is "no class". An unconditional model takes only `None`.
     pub fn condition(&self, labels: &[Option<u32>]) -> Result<Condition> {
         match (&self.classes, labels.iter().flatten().next()) {
-            (Some(classes), _) => Ok(classes.condition(labels)?),
-            (None, None) => Ok(Condition::none()),
-            (None, Some(class)) => Err(Error::Config(format!("class {class} is asked for, but the model is unconditional"))),
+            (Classes::Vector(table), _) => Ok(table.condition(labels)?),
+            (Classes::Context(table), _) => {
+                Ok(Condition { context: Some(table.forward(labels)?.unsqueeze(1)?), ..Condition::none() })
+            }
+            (Classes::Network, _) => Ok(Condition { vector: Some(self.unet.embed_classes(labels)?), ..Condition::none() }),
+            (Classes::None, None) => Ok(Condition::none()),
+            (Classes::None, Some(class)) => {
+                Err(Error::Config(format!("class {class} is asked for, but the model is unconditional")))
+            }
         }
     }
 

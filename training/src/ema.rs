@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Tensor, Var};
 use serde::{Deserialize, Serialize};
-use strata_nn::params::ParamStore;
+use strata_nn::params::{ParamStore, Parameter};
 
 use crate::{Error, Result, host::on_host, power_ema, sweep::Blend};
 
@@ -91,6 +91,8 @@ pub struct EmaCounters {
 pub struct Ema {
     schedule: EmaSchedule,
     slots: Vec<(String, Var, Tensor)>,
+    /// What the slots are of, where they are parameters: in the order of the slots.
+    parameters: Vec<Parameter>,
     counters: EmaCounters,
 }
 
@@ -100,7 +102,9 @@ impl Ema {
     /// # Errors
     /// A schedule out of its range.
     pub fn new(store: &ParamStore, schedule: EmaSchedule) -> Result<Self> {
-        Self::of_variables(store.parameters().iter().map(|p| (p.name().to_string(), p.var().clone())).collect(), schedule)
+        let parameters = store.parameters();
+        let variables = parameters.iter().map(|p| (p.name().to_string(), p.var().clone())).collect();
+        Ok(Self { parameters, ..Self::of_variables(variables, schedule)? })
     }
 
     /// The same over named variables, float32 or float64.
@@ -116,17 +120,19 @@ impl Ema {
                 Ok((name, var, copy))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { schedule, slots, counters: EmaCounters::default() })
+        Ok(Self { schedule, slots, parameters: Vec::new(), counters: EmaCounters::default() })
     }
 
-    /// e ← decay e + (1 - decay) p after a step of `batch` images; returns the decay.
+    /// e ← decay e + (1 - decay) p after a step of `batch` images; returns the decay. Frozen parameters (running statistics, fixed
+    /// frequencies) are copied: an average would leave a constant by rounding alone.
     ///
     /// # Errors
     /// Those of candle.
     pub fn update(&mut self, batch: u64) -> Result<f64> {
         let decay = self.schedule.decay(self.counters, batch)?;
-        let weight = 1.0 - decay;
-        for (_, var, average) in &mut self.slots {
+        for (i, (_, var, average)) in self.slots.iter_mut().enumerate() {
+            let frozen = self.parameters.get(i).is_some_and(|p| !p.is_trainable());
+            let (decay, weight) = if frozen { (0.0, 1.0) } else { (decay, 1.0 - decay) };
             match average.dtype() {
                 DType::F32 if on_host(average) => {
                     average.inplace_op2(var, &Blend { decay: decay as f32, weight: weight as f32 })?;

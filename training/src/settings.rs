@@ -1,7 +1,8 @@
 //! Settings in layers: defaults < preset < file < `--set` < flags, with errors that name the key.
 //!
 //! A configuration is a plain struct with `Default` and `serde(deny_unknown_fields)`. A choice with settings of its own
-//! is an enum tagged by `kind`: a layer that gives another `kind` replaces the table instead of adding to it.
+//! is an enum tagged by `kind`, or by the one key of its table (`{ width = 32 }`): a layer that makes another choice replaces
+//! the table instead of adding to it.
 
 use std::path::PathBuf;
 
@@ -149,6 +150,12 @@ fn merge(base: &mut Table, over: &Table) {
     }
 }
 
+/// Whether `above` is another choice than `below`: of another `kind`, or named by another single key.
 fn changes_kind(below: &Table, above: &Table) -> bool {
-    matches!((below.get("kind"), above.get("kind")), (Some(a), Some(b)) if a != b)
+    let kinds = (below.get("kind"), above.get("kind"));
+    let single = |table: &Table| if table.len() == 1 { table.keys().next().cloned() } else { None };
+    match kinds {
+        (None, None) => matches!((single(below), single(above)), (Some(a), Some(b)) if a != b),
+        (a, b) => a.is_some() && b.is_some() && a != b,
+    }
 }

@@ -10,7 +10,7 @@ use strata_datasets::LatentManifest;
 use strata_diffusion::{
     model::ModelConfig,
     training::DiffusionTraining,
-    unet::{CostInput, UNetConfig, costs, describe},
+    unet::{CostInput, Description, Subject},
 };
 use strata_nn::weights;
 use strata_training::{
@@ -135,18 +135,10 @@ fn weight_file(path: &Path) -> anyhow::Result<Shown> {
 
 fn diffusion_model(config: &ModelConfig) -> anyhow::Result<String> {
     let [_, height, width] = config.shape;
-    let mut text = describe(&config.unet, CostInput { height, width, context_tokens: 1 })?;
-    let mut low = 0.0;
-    for (stage, high) in config.boundaries.iter().copied().chain([f64::INFINITY]).enumerate() {
-        let t = |sigma: f64| if sigma.is_finite() { format!("{:.4}", config.schedule.t(sigma)) } else { "end".to_string() };
-        text += &format!("stage {}: sigma {low:.4} to {high:.4}, t {} to {}\n", stage + 1, t(low), t(high));
-        low = high;
-    }
-    text += &format!(
-        "classes: {}\n",
-        if config.class_names.is_empty() { config.classes.to_string() } else { config.class_names.join(", ") }
-    );
-    Ok(text)
+    let input = CostInput { height, width, context_tokens: 1 };
+    let subject = Subject { unet: &config.unet, input, schedule: &config.schedule, boundaries: &config.boundaries };
+    let classes = if config.class_names.is_empty() { config.classes.to_string() } else { config.class_names.join(", ") };
+    Ok(format!("{}classes: {classes}\n", Description::new(subject)?.text()))
 }
 
 fn preset(name: &str) -> anyhow::Result<Shown> {
@@ -166,25 +158,23 @@ fn preset(name: &str) -> anyhow::Result<Shown> {
             Ok(Shown { text, json: json!({ "kind": kind, "config": table }) })
         } else {
             let (config, table) = resolve::<DiffusionTraining>(layers)?;
-            preset_of_diffusion(&config.unet, &table)
+            preset_of_diffusion(&config, &table)
         };
     }
     Err(hinted(format!("there is no preset `{name}`"), "strata inspect --preset list"))
 }
 
-/// Costs are shown for latents of 64x64, the published size, unless the network is small.
-fn preset_of_diffusion(unet: &UNetConfig, table: &toml::Table) -> anyhow::Result<Shown> {
-    let side = if unet.width >= 128 { 64 } else { 16 };
+/// Costs are shown for the size that the network is meant for.
+fn preset_of_diffusion(config: &DiffusionTraining, table: &toml::Table) -> anyhow::Result<Shown> {
+    let side = config.unet.size.unwrap_or(16);
     let input = CostInput { height: side, width: side, context_tokens: 1 };
-    let stages: Vec<Value> = costs(unet, input)?
-        .active()
-        .iter()
-        .map(|c| json!({ "parameters": c.parameters, "macs_conv": c.macs_conv, "macs_linear": c.macs_linear, "macs_attention": c.macs_attention }))
-        .collect();
-    let parameters = costs(unet, input)?.parameters();
-    let text = format!("# {}\n{}", describe(unet, input)?.trim_end().replace('\n', "\n# "), to_toml(table)?);
-    Ok(Shown {
-        text,
-        json: json!({ "kind": "diffusion", "parameters": parameters, "size": side, "stages": stages, "config": table }),
-    })
+    let subject = Subject { unet: &config.unet, input, schedule: &config.schedule, boundaries: &config.boundaries };
+    let description = Description::new(subject)?;
+    let text = format!("# {}\n{}", description.text().trim_end().replace('\n', "\n# "), to_toml(table)?);
+    let mut json = serde_json::to_value(&description)?;
+    if let Some(json) = json.as_object_mut() {
+        json.insert("kind".into(), "diffusion".into());
+        json.insert("config".into(), serde_json::to_value(table)?);
+    }
+    Ok(Shown { text, json })
 }

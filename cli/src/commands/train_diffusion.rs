@@ -27,13 +27,14 @@ pub fn run(args: &args::TrainDiffusion, context: &Context) -> anyhow::Result<Out
     let stages = args.stages_file.as_deref().map(Stages::load).transpose()?;
     let (config, table): (DiffusionTraining, Table) =
         settings::load(&args.settings, DiffusionTraining::PRESETS, None, context, Table::new())?;
-    let boundaries = stages.as_ref().map_or(&[][..], |s| &s.boundaries);
+    let boundaries = stages.as_ref().map_or(&config.boundaries, |s| &s.boundaries);
     if args.settings.dry_run {
         let model = model_config(&config, &latents, boundaries)?;
         settings::print(&table)?;
         let [_, height, width] = model.shape;
         let input = unet::CostInput { height, width, context_tokens: 1 };
-        println!("# {}", unet::describe(&model.unet, input)?.trim_end().replace('\n', "\n# "));
+        let subject = unet::Subject { unet: &model.unet, input, schedule: &model.schedule, boundaries };
+        println!("# {}", unet::describe(subject)?.trim_end().replace('\n', "\n# "));
         return Ok(Outcome::Done);
     }
     let job = Job { config, table, latents_dir: args.latents.clone(), stages, autoencoder: args.autoencoder.clone() };
@@ -51,7 +52,7 @@ pub struct Job {
     pub table: Table,
     /// What to learn.
     pub latents_dir: PathBuf,
-    /// The stages; one without.
+    /// The stages; those of the configuration without.
     pub stages: Option<Stages>,
     /// The autoencoder, if it is not the one beside the latents.
     pub autoencoder: Option<PathBuf>,
@@ -69,7 +70,7 @@ impl Job {
         if let Some(stages) = &self.stages {
             check_stages(stages, &latents_sha256, &self.latents_dir)?;
         }
-        let boundaries = self.stages.as_ref().map_or(&[][..], |s| &s.boundaries);
+        let boundaries = self.stages.as_ref().map_or(&self.config.boundaries, |s| &s.boundaries);
         let autoencoder = self.find_autoencoder(&latents.manifest().autoencoder_sha256)?;
         // Everything that can be refused is refused before the directory exists.
         model_config(&self.config, &latents, boundaries)?;

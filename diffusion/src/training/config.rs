@@ -56,6 +56,8 @@ pub struct DiffusionTraining {
     pub noise: NoiseDistribution,
     /// How their errors are weighted.
     pub weighting: Weighting,
+    /// Sigmas between the stages, ascending, where no stages file gives them; one fewer than decoders.
+    pub boundaries: Vec<f64>,
     /// Which stage is drawn how often.
     pub stage_policy: StagePolicy,
     /// The optimizer and its base learning rate.
@@ -86,6 +88,7 @@ impl Default for DiffusionTraining {
             schedule: Schedule::default(),
             noise: NoiseDistribution::default(),
             weighting: Weighting::default(),
+            boundaries: Vec::new(),
             stage_policy: StagePolicy::default(),
             // 2e-4 is EDM's rate for small images divided by five: it suits batches of tens, not thousands.
             optimizer: AdamWConfig { lr: 2e-4, weight_decay: 0.0, ..AdamWConfig::default() },
@@ -104,6 +107,12 @@ impl DiffusionTraining {
         ("small-multistage", include_str!("../../presets/small-multistage.toml")),
         ("celebahq256-ldm", include_str!("../../presets/celebahq256-ldm.toml")),
         ("celebahq256-ldm-multistage", include_str!("../../presets/celebahq256-ldm-multistage.toml")),
+        ("imagenet-ldm-multistage", include_str!("../../presets/imagenet-ldm-multistage.toml")),
+        ("cifar10-edm-multistage", include_str!("../../presets/cifar10-edm-multistage.toml")),
+        ("celeba32-edm-multistage", include_str!("../../presets/celeba32-edm-multistage.toml")),
+        ("cifar10-ddpmpp-multistage", include_str!("../../presets/cifar10-ddpmpp-multistage.toml")),
+        ("small-edm-multistage", include_str!("../../presets/small-edm-multistage.toml")),
+        ("small-ddpmpp-multistage", include_str!("../../presets/small-ddpmpp-multistage.toml")),
     ];
 
     /// Keys that say how long and how often, not what is trained: a run may go on with other values.
@@ -140,6 +149,7 @@ impl DiffusionTraining {
             }
         }
         self.noise.validate()?;
+        crate::noise::check_boundaries(&self.boundaries)?;
         self.schedule.validate()?;
         self.optimizer.validate()?;
         self.lr_schedule.validate()?;

@@ -4,13 +4,10 @@ use candle_core::Tensor;
 use strata_nn::{
     layers::{GroupNorm, Linear},
     ops,
-    params::{Init, Scope},
+    params::Scope,
 };
 
-use super::{
-    config::UNetConfig,
-    residual::{EPS, last_init},
-};
+use super::{config::UNetConfig, residual::rescaled};
 use crate::Result;
 
 /// `x + out(attention(q, k, v))` with q, k, v the thirds of `qkv(norm(x))`; heads are consecutive channels of each third.
@@ -20,16 +17,14 @@ pub(super) struct AttentionBlock {
     qkv: Linear,
     out: Linear,
     heads: usize,
+    rescale: bool,
 }
 
 impl AttentionBlock {
     pub(super) fn new(config: &UNetConfig, scope: &Scope, channels: usize, heads: usize) -> Result<Self> {
-        Ok(Self {
-            norm: GroupNorm::new(&scope.pp("norm"), channels, config.groups, EPS)?,
-            qkv: Linear::pointwise(&scope.pp("qkv"), channels, 3 * channels, 1, Init::FanIn)?,
-            out: Linear::pointwise(&scope.pp("out"), channels, channels, 1, last_init(config))?,
-            heads,
-        })
+        let norm = config.norm(&scope.pp("norm"), channels)?;
+        let [qkv, out] = config.attention_maps(scope, channels)?;
+        Ok(Self { norm, qkv, out, heads, rescale: config.rescale })
     }
 
     /// x: `[B, H, W, C]`, same shape.
@@ -39,6 +34,6 @@ impl AttentionBlock {
         let qkv = self.qkv.forward(&self.norm.forward(x)?)?.reshape((b, h * w, 3, self.heads, d))?;
         let part = |i: usize| qkv.narrow(2, i, 1)?.squeeze(2);
         let y = ops::attention(&part(0)?, &part(1)?, &part(2)?, (d as f64).powf(-0.5), None)?;
-        Ok((x + self.out.forward(&y.reshape((b, h, w, c))?)?)?)
+        rescaled((x + self.out.forward(&y.reshape((b, h, w, c))?)?)?, self.rescale)
     }
 }

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use strata_nn::{
     layers::{Conv2d, GroupNorm, Linear},
     ops::{self, Conv2dConfig, Padding},
-    params::{Init, Scope},
+    params::Scope,
 };
 
 use super::{
@@ -12,7 +12,8 @@ use super::{
     attention::AttentionBlock,
     config::{Heads, Resample, UNetConfig},
     plan::{Direction, Plan, Step},
-    residual::{EPS, ResidualBlock, last_init},
+    pyramid::{Join, ToImage},
+    residual::ResidualBlock,
     transformer::SpatialTransformer,
 };
 use crate::{Error, Result};
@@ -29,26 +30,31 @@ pub(super) struct Encoded {
 pub(super) struct Encoder {
     conv_in: Conv2d,
     layers: Vec<Layer>,
-    middle: [Layer; 2],
+    middle: Vec<Layer>,
 }
 
 impl Encoder {
     pub(super) fn new(config: &UNetConfig, plan: &Plan, scope: &Scope) -> Result<Self> {
         let (encoder, middle) = (scope.pp("encoder"), scope.pp("middle"));
-        let [first, second] = &plan.middle;
+        let layers = |steps: &[Step], scope: &Scope| steps.iter().map(|s| Layer::new(config, s, scope)).collect::<Result<_>>();
         Ok(Self {
-            conv_in: Conv2d::new(&encoder.pp("conv_in"), config.in_channels, config.width, 3)?,
-            layers: plan.encoder.iter().map(|step| Layer::new(config, step, &encoder)).collect::<Result<_>>()?,
-            middle: [Layer::new(config, first, &middle)?, Layer::new(config, second, &middle)?],
+            conv_in: config.conv3(&encoder.pp("conv_in"), config.in_channels, config.first_channels())?,
+            layers: layers(&plan.encoder, &encoder)?,
+            middle: layers(&plan.middle, &middle)?,
         })
     }
 
     /// x: `[B, H, W, C]`.
     pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Encoded> {
         let mut h = self.conv_in.forward(x)?;
-        let mut skips = vec![h.clone()];
+        let (mut skips, mut image) = (vec![h.clone()], x.clone());
         for layer in &self.layers {
-            h = layer.forward(&h, pass)?;
+            if let Layer::Join(join) = layer {
+                (h, image) = join.forward(&h, &image)?;
+                skips.pop();
+            } else {
+                h = layer.forward(&h, pass)?;
+            }
             skips.push(h.clone());
         }
         for layer in &self.middle {
@@ -62,20 +68,26 @@ impl Encoder {
 #[derive(Debug)]
 pub(super) struct Decoder {
     layers: Vec<Layer>,
-    head: Head,
+    /// None where the answer is the image that the levels add to.
+    head: Option<Head>,
 }
 
 impl Decoder {
     pub(super) fn new(config: &UNetConfig, plan: &Plan, stage: usize, scope: &Scope) -> Result<Self> {
         let layers = plan.decoders[stage].iter().map(|step| Layer::new(config, step, scope)).collect::<Result<_>>()?;
-        Ok(Self { layers, head: Head::new(config, scope, plan.c_out[stage])? })
+        let head = (!config.output_pyramid).then(|| Head::new(config, scope, plan.c_out[stage])).transpose()?;
+        Ok(Self { layers, head })
     }
 
     /// `[B, H, W, C_out]`.
     pub(super) fn forward(&self, encoded: &Encoded, pass: &Pass) -> Result<Tensor> {
-        let mut h = encoded.h.clone();
+        let (mut h, mut image) = (encoded.h.clone(), None);
         let mut skips = encoded.skips.iter().rev();
         for layer in &self.layers {
+            if let Layer::ToImage(to_image) = layer {
+                image = Some(to_image.forward(&h, image.as_ref())?);
+                continue;
+            }
             if layer.takes_skip()
                 && let Some(skip) = skips.next()
             {
@@ -83,40 +95,48 @@ impl Decoder {
             }
             h = layer.forward(&h, pass)?;
         }
-        self.head.forward(&h)
+        match (&self.head, image) {
+            (Some(head), _) => head.forward(&h),
+            (None, Some(image)) => Ok(image),
+            (None, None) => Err(Error::Config("the decoder has no output".into())),
+        }
     }
 }
 
 /// One step of a plan with its parameters.
 #[derive(Debug)]
 enum Layer {
-    Block { residual: ResidualBlock, mixer: Option<Mixer> },
+    Block { residual: ResidualBlock, mixer: Option<Mixer>, skip: bool },
     Resample(Resampler),
+    Join(Join),
+    ToImage(ToImage),
 }
 
 impl Layer {
     fn new(config: &UNetConfig, step: &Step, scope: &Scope) -> Result<Self> {
         let scope = scope.pp(step.name());
-        match *step {
-            Step::Block { c_in, c_out, mixer, .. } => Ok(Self::Block {
+        Ok(match *step {
+            Step::Block { c_in, c_out, mixer, skip, .. } => Self::Block {
                 residual: ResidualBlock::new(config, &scope, c_in, c_out, None)?,
                 mixer: mixer.map(|heads| Mixer::new(config, &scope, c_out, heads)).transpose()?,
-            }),
-            Step::Resample { channels, direction, .. } => {
-                Ok(Self::Resample(Resampler::new(config, &scope, channels, direction)?))
-            }
-        }
+                skip,
+            },
+            Step::Resample { channels, direction, .. } => Self::Resample(Resampler::new(config, &scope, channels, direction)?),
+            Step::Join { c_in, c_out, .. } => Self::Join(Join::new(config, &scope, c_in, c_out)?),
+            Step::ToImage { channels, .. } => Self::ToImage(ToImage::new(config, &scope, channels)?),
+        })
     }
 
     fn takes_skip(&self) -> bool {
-        matches!(self, Self::Block { .. })
+        matches!(self, Self::Block { skip: true, .. })
     }
 
     fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         match self {
-            Self::Block { residual, mixer: None } => residual.forward(x, pass),
-            Self::Block { residual, mixer: Some(mixer) } => mixer.forward(&residual.forward(x, pass)?, pass),
+            Self::Block { residual, mixer: None, .. } => residual.forward(x, pass),
+            Self::Block { residual, mixer: Some(mixer), .. } => mixer.forward(&residual.forward(x, pass)?, pass),
             Self::Resample(resampler) => resampler.forward(x, pass),
+            Self::Join(_) | Self::ToImage(_) => Err(Error::Config("an image pyramid has no features of its own".into())),
         }
     }
 }
@@ -153,21 +173,23 @@ impl Mixer {
 enum Resampler {
     Down(Option<Conv2d>),
     Up(Option<Conv2d>),
-    Block(ResidualBlock),
+    Block(Box<ResidualBlock>),
 }
 
 impl Resampler {
     fn new(config: &UNetConfig, scope: &Scope, channels: usize, direction: Direction) -> Result<Self> {
         let conv = |stride| {
             let shape = Conv2dConfig { stride, padding: Padding::all(1) };
-            Conv2d::with(&scope.pp("conv"), [channels, channels, 3], shape, Init::FanIn)
+            config.conv(&scope.pp("conv"), [channels, channels, 3], shape)
         };
         Ok(match (config.resample, direction) {
             (Resample::Convolution, Direction::Down) => Self::Down(Some(conv(2)?)),
             (Resample::Convolution, Direction::Up) => Self::Up(Some(conv(1)?)),
             (Resample::Mean, Direction::Down) => Self::Down(None),
             (Resample::Mean, Direction::Up) => Self::Up(None),
-            (Resample::Block, _) => Self::Block(ResidualBlock::new(config, scope, channels, channels, Some(direction))?),
+            (Resample::Block, _) => {
+                Self::Block(Box::new(ResidualBlock::new(config, scope, channels, channels, Some(direction))?))
+            }
         })
     }
 
@@ -191,15 +213,13 @@ enum Head {
 
 impl Head {
     fn new(config: &UNetConfig, scope: &Scope, channels: usize) -> Result<Self> {
-        let norm = |scope: Scope| GroupNorm::new(&scope, channels, config.groups, EPS);
         if let Some(size) = config.codebook {
             let scope = scope.pp("codebook");
-            let map = Linear::pointwise(&scope.pp("out"), channels, size, 2, Init::FanIn)?;
-            return Ok(Self::Codebook { norm: norm(scope.pp("norm"))?, map });
+            let map = config.pointwise(&scope.pp("out"), channels, size)?;
+            return Ok(Self::Codebook { norm: config.norm(&scope.pp("norm"), channels)?, map });
         }
-        let shape = [channels, config.out_channels, 3];
-        let conv = Conv2d::with(&scope.pp("conv_out"), shape, Conv2dConfig::same(3), last_init(config))?;
-        Ok(Self::Image { norm: norm(scope.pp("norm_out"))?, conv })
+        let conv = config.last_conv3(&scope.pp("conv_out"), channels, config.out_channels)?;
+        Ok(Self::Image { norm: config.norm(&scope.pp("norm_out"), channels)?, conv })
     }
 
     fn forward(&self, h: &Tensor) -> Result<Tensor> {

@@ -2,20 +2,31 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Plan, Step};
+use super::family::Family;
 use crate::{Error, Result};
 
-/// Configuration of the latent-diffusion U-Net (Rombach et al. 2022; Dhariwal & Nichol 2021) with one decoder per stage
-/// (Zhang, Lu et al. 2024). Level 0 is the full resolution; each further level halves it. One decoder is the published original.
+/// Configuration of a U-Net with one decoder per stage (Zhang, Lu et al. 2024). Level 0 is the full resolution; each further level
+/// halves it. One decoder is the published original of its family.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UNetConfig {
+    /// Whose rules it follows where the published networks differ.
+    pub family: Family,
+    /// Side of the samples that it is meant for; costs are shown for it. Samples of other sizes work as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
     /// Channels of the input, those of `Condition::concat` included.
     pub in_channels: usize,
     /// Channels of the output.
     pub out_channels: usize,
-    /// Channels of the encoder at level 0; the embedding of the noise level has 4 times as many. Even.
+    /// Channels of the encoder at level 0. Even.
     pub width: usize,
+    /// How the noise level becomes a vector of waves.
+    pub waves: Waves,
+    /// Waves for each of `width`.
+    pub wave_multiplier: usize,
+    /// Channels of the embedding of the noise level for each of `width`.
+    pub embedding_multiplier: usize,
     /// Factor on the width at each level; as many as there are levels.
     pub multipliers: Vec<usize>,
     /// Residual blocks per level of the encoder; a decoder has one more.
@@ -28,17 +39,27 @@ pub struct UNetConfig {
     pub transformer: Option<TransformerConfig>,
     /// The embedding scales and shifts the second norm's output instead of being added before it.
     pub scale_shift: bool,
+    /// The sum of a block's two branches is divided by sqrt(2).
+    pub rescale: bool,
     /// How the resolution changes between levels.
     pub resample: Resample,
-    /// Classes of a label table `[classes, 4 width]` (see `UNet::embed_classes`).
+    /// Taps of the filter that halves and doubles inside blocks and pyramids; [1, 1] is the mean and the nearest neighbour.
+    pub filter: Vec<f64>,
+    /// How the input joins the encoder's lower levels.
+    pub input_pyramid: InputPyramid,
+    /// Every level of a decoder adds to the image that is its answer.
+    pub output_pyramid: bool,
+    /// Classes that the network itself embeds (see `UNet::embed_classes`).
     pub classes: Option<usize>,
-    /// Width of `Condition::vector` where it is not 4 times the width: it is then projected.
+    /// Numbers that describe an augmentation, embedded from `Condition::augment`.
+    pub augment: Option<usize>,
+    /// Width of `Condition::vector` where it is not [`UNetConfig::vector_width`]: it is then projected.
     pub condition_width: Option<usize>,
     /// Size of a codebook whose logits are the output, instead of `out_channels` channels.
     pub codebook: Option<usize>,
     /// Probability that an activation before a block's second convolution is dropped in training.
     pub dropout: f64,
-    /// Groups of every group norm; 32 as published, fewer for narrow networks.
+    /// Groups of the group norms; 32 as published, fewer for narrow networks (see [`Family`]).
     pub groups: usize,
     /// Blocks begin as the identity and the output at zero, as published.
     pub zero_init: bool,
@@ -50,17 +71,27 @@ impl Default for UNetConfig {
     /// The published celebahq256 network of latent diffusion.
     fn default() -> Self {
         Self {
+            family: Family::Ldm,
+            size: None,
             in_channels: 3,
             out_channels: 3,
             width: 224,
+            waves: Waves::Sinusoidal,
+            wave_multiplier: 1,
+            embedding_multiplier: 4,
             multipliers: vec![1, 2, 3, 4],
             blocks: 2,
             attention: vec![1, 2, 3],
             heads: Heads::Width(32),
             transformer: None,
             scale_shift: false,
+            rescale: false,
             resample: Resample::Convolution,
+            filter: vec![1.0, 1.0],
+            input_pyramid: InputPyramid::None,
+            output_pyramid: false,
             classes: None,
+            augment: None,
             condition_width: None,
             codebook: None,
             dropout: 0.0,
@@ -93,6 +124,8 @@ pub enum Heads {
     Count(usize),
     /// Heads of this many channels.
     Width(usize),
+    /// As many heads of this many channels or more as there can be; none where there are fewer channels.
+    AtLeast(usize),
 }
 
 impl Heads {
@@ -102,6 +135,7 @@ impl Heads {
         match self {
             Self::Count(n) => divide(n).map(|_| n),
             Self::Width(d) => divide(d),
+            Self::AtLeast(d) => channels.checked_div(d).filter(|&n| divide(n).is_some()),
         }
     }
 }
@@ -119,6 +153,30 @@ pub struct TransformerConfig {
 
 fn one() -> usize {
     1
+}
+
+/// How the noise level becomes a vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Waves {
+    /// Cosines and sines of fixed frequencies (Vaswani et al. 2017).
+    #[default]
+    Sinusoidal,
+    /// Of random frequencies, which are kept with the weights (Song et al. 2021).
+    Fourier,
+}
+
+/// How the input, halved from level to level, joins the encoder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InputPyramid {
+    /// Only at level 0.
+    #[default]
+    None,
+    /// The halved image, through a 1×1 convolution, is added.
+    Skip,
+    /// A filtered and strided convolution of what the level above had is added; the sum is what the next level takes.
+    Residual,
 }
 
 /// How the resolution changes between levels.
@@ -153,7 +211,13 @@ impl UNetConfig {
     pub const PRESETS: &'static [(&'static str, &'static str)] = &[
         ("celebahq256-ldm", include_str!("../../presets/celebahq256-ldm.toml")),
         ("celebahq256-ldm-multistage", include_str!("../../presets/celebahq256-ldm-multistage.toml")),
+        ("imagenet-ldm-multistage", include_str!("../../presets/imagenet-ldm-multistage.toml")),
+        ("cifar10-edm-multistage", include_str!("../../presets/cifar10-edm-multistage.toml")),
+        ("celeba32-edm-multistage", include_str!("../../presets/celeba32-edm-multistage.toml")),
+        ("cifar10-ddpmpp-multistage", include_str!("../../presets/cifar10-ddpmpp-multistage.toml")),
         ("small-multistage", include_str!("../../presets/small-multistage.toml")),
+        ("small-edm-multistage", include_str!("../../presets/small-edm-multistage.toml")),
+        ("small-ddpmpp-multistage", include_str!("../../presets/small-ddpmpp-multistage.toml")),
     ];
 
     /// Number of levels.
@@ -161,112 +225,19 @@ impl UNetConfig {
         self.multipliers.len()
     }
 
-    /// Width of the embedding of the noise level, to which `Condition::vector` is added.
+    /// Waves that the noise level becomes.
+    pub fn wave_width(&self) -> usize {
+        self.width * self.wave_multiplier
+    }
+
+    /// Width of the embedding of the noise level.
     pub fn embedding_width(&self) -> usize {
-        4 * self.width
+        self.width * self.embedding_multiplier
     }
 
-    /// Checks everything that can be known before an image is seen.
-    ///
-    /// # Errors
-    /// One that lists every problem with the value and the reason.
-    pub fn validate(&self) -> Result<()> {
-        let mut problems = self.basic_problems();
-        if problems.is_empty() {
-            problems.extend(self.division_problems());
-        }
-        if problems.is_empty() {
-            return Ok(());
-        }
-        Err(Error::Config(format!("the U-Net cannot be built:\n  {}", problems.join("\n  "))))
-    }
-
-    /// Checks that there is a decoder for each of `stages` stages.
-    ///
-    /// # Errors
-    /// If the counts differ.
-    pub fn check_stages(&self, stages: usize) -> Result<()> {
-        if self.decoders.len() == stages {
-            return Ok(());
-        }
-        let widths: Vec<usize> = self.decoders.iter().map(|d| d.width).collect();
-        Err(Error::Config(format!("{stages} stages need {stages} decoders, `decoders` has {} (widths {widths:?})", widths.len())))
-    }
-
-    /// Checks that images of this size can be halved as often as there are levels below the first.
-    ///
-    /// # Errors
-    /// If a side is not a multiple of 2^(levels - 1).
-    pub fn check_size(&self, height: usize, width: usize) -> Result<()> {
-        let multiple = 1usize << (self.levels().max(1) - 1);
-        match [("height", height), ("width", width)].into_iter().find(|(_, n)| *n == 0 || n % multiple != 0) {
-            None => Ok(()),
-            Some((side, n)) => Err(Error::Config(format!(
-                "{side} {n}: {} levels halve it {} times, so it must be a multiple of {multiple}",
-                self.levels(),
-                self.levels() - 1
-            ))),
-        }
-    }
-
-    fn basic_problems(&self) -> Vec<String> {
-        let positive = [
-            ("in_channels", self.in_channels),
-            ("out_channels", self.out_channels),
-            ("width", self.width),
-            ("blocks", self.blocks),
-            ("groups", self.groups),
-            ("multipliers", self.multipliers.iter().copied().min().unwrap_or(0)),
-            ("classes", self.classes.unwrap_or(1)),
-            ("condition_width", self.condition_width.unwrap_or(1)),
-            ("codebook", self.codebook.unwrap_or(1)),
-            ("transformer.depth", self.transformer.as_ref().map_or(1, |t| t.depth)),
-            ("transformer.context_width", self.transformer.as_ref().map_or(1, |t| t.context_width)),
-            ("decoders", self.decoders.len()),
-        ];
-        let mut problems: Vec<String> =
-            positive.iter().filter(|(_, n)| *n == 0).map(|(name, _)| format!("`{name}`: expected 1 or more, got 0")).collect();
-        if !self.width.is_multiple_of(2) {
-            problems.push(format!("`width`: expected an even number (half are cosines, half sines), got {}", self.width));
-        }
-        if self.classes.is_some() && self.condition_width.is_some() {
-            problems.push("`classes` and `condition_width`: only one of them can make the vector".into());
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            problems.push(format!("`dropout`: expected a probability in [0, 1), got {}", self.dropout));
-        }
-        problems.extend(self.level_problems("attention", &self.attention));
-        for (i, d) in self.decoders.iter().enumerate() {
-            if d.width == 0 {
-                problems.push(format!("`decoders.{i}.width`: expected 1 or more, got 0"));
-            }
-            problems.extend(self.level_problems(&format!("decoders.{i}.attention"), &d.attention));
-        }
-        problems
-    }
-
-    fn level_problems(&self, name: &str, levels: &[usize]) -> Vec<String> {
-        let last = self.levels().saturating_sub(1);
-        let bad = levels.iter().filter(|&&level| level > last);
-        bad.map(|level| format!("`{name}`: expected levels 0 to {last} (there are {} multipliers), got {level}", last + 1))
-            .collect()
-    }
-
-    fn division_problems(&self) -> Vec<String> {
-        let plan = Plan::new(self);
-        let mut problems = Vec::new();
-        for (path, step) in plan.steps() {
-            let (Step::Block { c_in, c_out, .. } | Step::Resample { channels: c_in, c_out, .. }) = step;
-            if let Some(c) = [c_in, c_out].into_iter().find(|&c| c % self.groups != 0) {
-                problems.push(format!("{path}: {c} channels cannot be divided into {} groups", self.groups));
-            }
-            if let Step::Block { c_out, mixer: Some(heads), .. } = step
-                && heads.count(*c_out).is_none()
-            {
-                problems.push(format!("{path}: {c_out} channels cannot be divided into heads ({heads:?})"));
-            }
-        }
-        problems
+    /// Width of `Condition::vector`: that of the waves or of the embedding, to which it is added.
+    pub fn vector_width(&self) -> usize {
+        if self.family.vector_joins_waves() { self.wave_width() } else { self.embedding_width() }
     }
 }
 

@@ -2,119 +2,199 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use strata_nn::params::ParamStore;
 
 use crate::{Error, Result};
 
-/// How the rows of a tensor lie in the published checkpoint.
+/// How the numbers of our tensor lie in the published checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rows {
+pub(crate) enum Layout {
     /// As ours.
     Same,
     /// q, k and v of head 0, then of head 1, ...; ours are all q, all k, all v.
     QkvPerHead(usize),
+    /// Head by head, the rows q, k, v of channel 0, then of channel 1, ...
+    QkvInterleaved(usize),
+    /// Transposed matrices `W` with vectors `b` (score-SDE's NIN), one for each part of our rows.
+    Nin,
 }
 
 /// Translates between our modules (`encoder.block0.conv1`) and published ones (`input_blocks.1.0.in_layers.2`). The map may know
 /// more modules than a network has; a parameter is found by its module, and `weight` and `bias` keep their names.
 #[derive(Clone, Debug, Default)]
 pub struct KeyMap {
-    modules: BTreeMap<String, (String, Rows)>,
-    unused: BTreeMap<String, Vec<usize>>,
+    prefix: String,
+    modules: BTreeMap<String, (Vec<String>, Layout)>,
+    /// Whole names, for what is neither a weight nor a bias.
+    tensors: BTreeMap<String, String>,
+    unused: BTreeMap<String, Tensor>,
 }
 
 impl KeyMap {
-    pub(crate) fn insert(&mut self, ours: impl Into<String>, published: impl Into<String>, rows: Rows) {
-        self.modules.insert(ours.into(), (published.into(), rows));
+    pub(crate) fn insert(&mut self, ours: impl Into<String>, published: impl Into<String>, layout: Layout) {
+        self.insert_parts(ours, vec![published.into()], layout);
     }
 
-    /// A tensor of the published checkpoint that takes no part in the computation.
-    pub(crate) fn insert_unused(&mut self, published: impl Into<String>, shape: &[usize]) {
-        self.unused.insert(published.into(), shape.to_vec());
+    /// Several published modules whose rows follow each other in ours.
+    pub(crate) fn insert_parts(&mut self, ours: impl Into<String>, published: Vec<String>, layout: Layout) {
+        self.modules.insert(ours.into(), (published, layout));
     }
 
-    /// Overwrites the parameters in `store` from a published checkpoint; nothing is changed unless everything fits.
+    pub(crate) fn insert_tensor(&mut self, ours: impl Into<String>, published: impl Into<String>) {
+        self.tensors.insert(ours.into(), published.into());
+    }
+
+    /// A tensor of the published checkpoint that takes no part in the computation, as it is when it is written.
+    pub(crate) fn insert_unused(&mut self, published: impl Into<String>, value: Tensor) {
+        self.unused.insert(published.into(), value);
+    }
+
+    /// The same, all zeros.
+    pub(crate) fn insert_unused_zeros(&mut self, published: impl Into<String>, shape: &[usize]) -> Result<()> {
+        self.insert_unused(published, Tensor::zeros(shape, DType::F32, &Device::Cpu)?);
+        Ok(())
+    }
+
+    /// The same map for names that have `prefix` in front, for example `model.diffusion_model.` or `module.`.
+    #[must_use]
+    pub fn with_prefix(mut self, prefix: &str) -> Self {
+        self.prefix = format!("{prefix}{}", self.prefix);
+        self
+    }
+
+    /// Overwrites the parameters in `store` from a published checkpoint; nothing is changed unless everything fits. Tensors that
+    /// the published network has without using them may be there or not.
     ///
     /// # Errors
     /// One that lists every missing, unexpected and mis-shaped tensor, under the published names.
     pub fn load(&self, store: &ParamStore, published: &HashMap<String, Tensor>, origin: &str) -> Result<()> {
         let (mut problems, mut used, mut ours) = (Vec::new(), BTreeSet::new(), HashMap::new());
         for p in store.parameters() {
-            let (name, rows) = self.published(p.name())?;
-            match published.get(&name) {
-                None => problems.push(format!("missing `{name}` {:?}", p.var().dims())),
-                Some(t) if t.dims() != p.var().dims() => {
-                    problems.push(format!("`{name}`: expected {:?}, got {:?}", p.var().dims(), t.dims()));
-                }
-                Some(t) => {
-                    ours.insert(p.name().to_string(), rows.import(t)?);
+            let place = self.place(p.name())?;
+            let before = problems.len();
+            let expected = place.shape(p.var().dims());
+            for name in &place.names {
+                match published.get(name) {
+                    None => problems.push(format!("missing `{name}` {expected:?}")),
+                    Some(t) if t.dims() != expected => {
+                        problems.push(format!("`{name}`: expected {expected:?}, got {:?}", t.dims()));
+                    }
+                    Some(_) => {}
                 }
             }
-            used.insert(name);
-        }
-        for (name, t) in published.iter().collect::<BTreeMap<_, _>>() {
-            match self.unused.get(name) {
-                Some(shape) if t.dims() != shape => {
-                    problems.push(format!("`{name}`: expected {shape:?}, got {:?}", t.dims()));
-                }
-                None if !used.contains(name) => problems.push(format!("unexpected `{name}`")),
-                _ => {}
+            if problems.len() == before {
+                let parts: Vec<&Tensor> = place.names.iter().filter_map(|name| published.get(name)).collect();
+                ours.insert(p.name().to_string(), place.import(&parts, p.var().dims())?);
             }
+            used.extend(place.names);
         }
+        problems.extend(self.unexpected(published, &used));
         if problems.is_empty() {
             return Ok(store.load(&ours, origin)?);
         }
         Err(strata_nn::Error::Weights { origin: origin.to_string(), problems }.into())
     }
 
-    /// The tensors of our `names` (parameters, their averages or gradients) under published names and in the published layout.
+    fn unexpected(&self, published: &HashMap<String, Tensor>, used: &BTreeSet<String>) -> Vec<String> {
+        let sorted: BTreeMap<_, _> = published.iter().filter(|(name, _)| !used.contains(*name)).collect();
+        let unused = |name: &str| name.strip_prefix(&self.prefix).and_then(|name| self.unused.get(name));
+        let problem = |(name, t): (&String, &Tensor)| match unused(name) {
+            Some(known) if t.dims() == known.dims() => None,
+            Some(known) => Some(format!("`{name}`: expected {:?}, got {:?}", known.dims(), t.dims())),
+            None => Some(format!("unexpected `{name}`")),
+        };
+        sorted.into_iter().filter_map(problem).collect()
+    }
+
+    /// The tensors of our names (parameters, their averages or gradients) under published names and in the published layout.
     /// What the published network has but does not use is not among them.
     ///
     /// # Errors
     /// If a name has no counterpart.
     pub fn export(&self, tensors: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>> {
-        let one = |(name, t): &(String, Tensor)| {
-            let (name, rows) = self.published(name)?;
-            Ok((name, rows.export(t)?))
-        };
-        tensors.iter().map(one).collect()
+        let mut all = Vec::with_capacity(tensors.len());
+        for (name, t) in tensors {
+            let place = self.place(name)?;
+            let parts = place.export(t)?;
+            all.extend(place.names.into_iter().zip(parts));
+        }
+        Ok(all)
     }
 
-    /// The tensors that a published checkpoint has without using them, as zeros: with [`KeyMap::export`] of all parameters
-    /// they make it complete.
-    pub fn unused(&self) -> Result<Vec<(String, Tensor)>> {
-        let zeros = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &candle_core::Device::Cpu);
-        self.unused.iter().map(|(name, shape)| Ok((name.clone(), zeros(shape)?))).collect()
+    /// The tensors that a published checkpoint has without using them: with [`KeyMap::export`] of all parameters they make it
+    /// complete.
+    pub fn unused(&self) -> Vec<(String, Tensor)> {
+        self.unused.iter().map(|(name, value)| (format!("{}{name}", self.prefix), value.clone())).collect()
     }
 
-    fn published(&self, parameter: &str) -> Result<(String, Rows)> {
+    fn place(&self, parameter: &str) -> Result<Place> {
+        if let Some(published) = self.tensors.get(parameter) {
+            return Ok(Place { names: vec![format!("{}{published}", self.prefix)], layout: Layout::Same });
+        }
         let (module, leaf) = parameter.rsplit_once('.').unwrap_or((parameter, ""));
-        match self.modules.get(module) {
-            Some((published, rows)) => Ok((format!("{published}.{leaf}"), *rows)),
-            None => Err(Error::Config(format!("parameter `{parameter}` has no published name"))),
+        let Some((published, layout)) = self.modules.get(module) else {
+            return Err(Error::Config(format!("parameter `{parameter}` has no published name")));
+        };
+        let leaf = match (layout, leaf) {
+            (Layout::Nin, "weight") => "W",
+            (Layout::Nin, "bias") => "b",
+            (_, leaf) => leaf,
+        };
+        let names = published.iter().map(|module| format!("{}{module}.{leaf}", self.prefix)).collect();
+        Ok(Place { names, layout: *layout })
+    }
+}
+
+/// Where the numbers of one of our tensors are in the published checkpoint.
+struct Place {
+    names: Vec<String>,
+    layout: Layout,
+}
+
+impl Place {
+    /// Shape of each published tensor of ours of shape `dims`.
+    fn shape(&self, dims: &[usize]) -> Vec<usize> {
+        match (self.layout, dims) {
+            (Layout::Nin, &[rows, columns, ..]) => vec![columns, rows / self.names.len()],
+            (Layout::Nin, &[rows]) => vec![rows / self.names.len()],
+            _ => dims.to_vec(),
+        }
+    }
+
+    fn import(&self, parts: &[&Tensor], dims: &[usize]) -> Result<Tensor> {
+        match (self.layout, parts) {
+            (Layout::QkvPerHead(heads), [t]) => permute_rows(t, [heads, 3, rows(t, 3 * heads)], [1, 0, 2]),
+            (Layout::QkvInterleaved(heads), [t]) => permute_rows(t, [heads, rows(t, 3 * heads), 3], [2, 0, 1]),
+            (Layout::Nin, parts) => {
+                let parts = parts.iter().map(|t| if t.rank() == 2 { Ok(t.t()?) } else { Ok((*t).clone()) });
+                Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?.reshape(dims)?)
+            }
+            (_, [t]) => Ok((*t).clone()),
+            (layout, parts) => Err(Error::Config(format!("{} tensors cannot be one in the layout {layout:?}", parts.len()))),
+        }
+    }
+
+    fn export(&self, t: &Tensor) -> Result<Vec<Tensor>> {
+        match self.layout {
+            Layout::Same => Ok(vec![t.clone()]),
+            Layout::QkvPerHead(heads) => Ok(vec![permute_rows(t, [3, heads, rows(t, 3 * heads)], [1, 0, 2])?]),
+            Layout::QkvInterleaved(heads) => Ok(vec![permute_rows(t, [3, heads, rows(t, 3 * heads)], [1, 2, 0])?]),
+            Layout::Nin => {
+                let turned = |part: Tensor| if part.rank() > 1 { part.flatten_from(1)?.t()?.contiguous() } else { Ok(part) };
+                Ok(t.chunk(self.names.len(), 0)?.into_iter().map(turned).collect::<candle_core::Result<_>>()?)
+            }
         }
     }
 }
 
-impl Rows {
-    fn import(self, t: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Same => Ok(t.clone()),
-            Self::QkvPerHead(heads) => permute_rows(t, heads, 3),
-        }
-    }
-
-    fn export(self, t: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Same => Ok(t.clone()),
-            Self::QkvPerHead(heads) => permute_rows(t, 3, heads),
-        }
-    }
+/// Rows of `t` for each of `n`.
+fn rows(t: &Tensor, n: usize) -> usize {
+    t.dims().first().map_or(0, |rows| rows / n)
 }
 
-/// Rows counted as `[outer, inner, d]` become `[inner, outer, d]`.
-fn permute_rows(t: &Tensor, outer: usize, inner: usize) -> Result<Tensor> {
-    let d = t.dim(0)? / (outer * inner);
-    Ok(t.reshape((outer, inner, d, ()))?.transpose(0, 1)?.contiguous()?.reshape(t.shape())?)
+/// The rows counted by three indices, in another order of these.
+fn permute_rows(t: &Tensor, [a, b, c]: [usize; 3], order: [usize; 3]) -> Result<Tensor> {
+    let [i, j, k] = order;
+    Ok(t.reshape((a, b, c, ()))?.permute((i, j, k, 3))?.contiguous()?.reshape(t.shape())?)
 }

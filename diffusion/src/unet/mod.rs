@@ -1,10 +1,10 @@
-//! The U-Net of latent diffusion: one encoder shared by all noise levels, one decoder per stage.
+//! The U-Nets: one encoder shared by all noise levels, one decoder per stage.
 //!
-//! - [`UNetConfig`] says what is built; presets are the published networks. One decoder is the original network
-//!   (Rombach et al. 2022; Dhariwal & Nichol 2021), several are the multistage one (Zhang, Lu et al. 2024).
+//! - [`UNetConfig`] says what is built; its [`Family`] whose rules hold: latent diffusion's, those of EDM's two networks or those of
+//!   score-SDE. One decoder is the original network, several are the multistage one (Zhang, Lu et al. 2024).
 //! - [`UNet::forward`] routes each sample of a batch to the decoder of its stage.
-//! - [`cost()`] counts parameters, multiply-accumulates and activations without building anything.
-//! - [`LdmUNetConfig`] and [`KeyMap`] translate the published configurations and checkpoints.
+//! - [`costs`] counts parameters, multiply-accumulates and activations without building anything.
+//! - [`LdmUNetConfig`], [`EdmUNetConfig`], [`ScoreSdeConfig`] and [`KeyMap`] translate the published configurations and checkpoints.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -30,32 +30,35 @@ mod coder;
 mod config;
 mod cost;
 mod describe;
+mod embedding;
+mod family;
 mod key_map;
 mod plan;
 mod published;
+mod pyramid;
+mod resample;
 mod residual;
 mod routing;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod transformer;
+mod validate;
 
 use candle_core::{Device, Tensor};
 use strata_conditioning::Condition;
-use strata_nn::{
-    layers::{Embedding, Linear},
-    ops,
-    params::Scope,
-    random::Key,
-};
+use strata_nn::{ops, params::Scope, random::Key};
 
-pub use config::{DecoderConfig, Heads, Resample, TransformerConfig, UNetConfig};
-pub use cost::{Cost, CostInput, Costs, StageCost, cost, costs};
-pub use describe::describe;
+pub use config::{DecoderConfig, Heads, InputPyramid, Resample, TransformerConfig, UNetConfig, Waves};
+pub use cost::{Cost, CostInput, Costs, costs};
+pub use describe::{Description, Subject, describe};
+pub use family::Family;
 pub use key_map::KeyMap;
-pub use published::LdmUNetConfig;
+pub use published::{EdmPrecond, EdmUNetConfig, LdmUNetConfig, ScoreSdeConfig};
 
 use crate::{Error, Result};
 use coder::{Decoder, Encoder};
+use embedding::NoiseEmbedding;
 use plan::Plan;
 use routing::Routing;
 
@@ -63,26 +66,16 @@ use routing::Routing;
 #[derive(Debug)]
 pub struct UNet {
     config: UNetConfig,
-    linear1: Linear,
-    linear2: Linear,
-    vector: Vector,
+    embedding: NoiseEmbedding,
     encoder: Encoder,
     decoders: Vec<Decoder>,
     device: Device,
 }
 
-/// What happens to `Condition::vector` before it is added to the embedding.
-#[derive(Debug)]
-enum Vector {
-    Added,
-    Projected(Linear),
-    Classes(Embedding),
-}
-
 /// What every layer of a forward pass sees.
 #[derive(Clone, Debug)]
 struct Pass {
-    /// SiLU of the embedding, `[B, 4 width]`.
+    /// SiLU of the embedding, `[B, embedding_width]`.
     embedding: Tensor,
     context: Option<Tensor>,
     train: Option<Key>,
@@ -95,18 +88,10 @@ impl UNet {
     /// If the configuration cannot be built (see [`UNetConfig::validate`]).
     pub fn new(config: &UNetConfig, scope: &Scope) -> Result<Self> {
         config.validate()?;
-        let (plan, width) = (Plan::new(config), config.embedding_width());
-        let time = scope.pp("time_embedding");
-        let vector = match (config.classes, config.condition_width) {
-            (Some(classes), _) => Vector::Classes(Embedding::new(&scope.pp("class_embedding"), classes, width)?),
-            (None, Some(n)) => Vector::Projected(Linear::new(&scope.pp("condition_embedding"), n, width)?),
-            (None, None) => Vector::Added,
-        };
+        let plan = Plan::new(config);
         let decoder = |stage: usize| Decoder::new(config, &plan, stage, &scope.pp("decoders").pp(stage));
         Ok(Self {
-            linear1: Linear::new(&time.pp("linear1"), config.width, width)?,
-            linear2: Linear::new(&time.pp("linear2"), width, width)?,
-            vector,
+            embedding: NoiseEmbedding::new(config, scope)?,
             encoder: Encoder::new(config, &plan, scope)?,
             decoders: (0..config.decoders.len()).map(decoder).collect::<Result<_>>()?,
             device: scope.device().clone(),
@@ -119,30 +104,33 @@ impl UNet {
         &self.config
     }
 
-    /// The vectors `[B, 4 width]` of classes, for `Condition::vector`; rows of the network's own table.
+    /// The vectors `[B, vector_width]` of classes, for `Condition::vector`, from the network's own table or map. `None` is no class:
+    /// zeros instead of a one-hot label in the families `song` and `adm`.
     ///
     /// # Errors
-    /// If the configuration has no `classes`, or an id is not below their number.
-    pub fn embed_classes(&self, ids: &[u32]) -> Result<Tensor> {
-        let (Vector::Classes(table), Some(classes)) = (&self.vector, self.config.classes) else {
-            return Err(Error::Config("the U-Net has no `classes`".into()));
-        };
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= classes) {
-            return Err(Error::Config(format!("class {id}: expected a number below {classes}")));
-        }
-        Ok(table.forward(&Tensor::from_slice(ids, ids.len(), &self.device)?)?)
+    /// If the configuration has no `classes`, an id is not below their number, or a table is asked for no class.
+    pub fn embed_classes(&self, ids: &[Option<u32>]) -> Result<Tensor> {
+        self.embedding.embed_classes(&self.config, ids, &self.device)
+    }
+
+    /// The same from labels `[B, classes]`, one-hot or zeros, in the families `song` and `adm`.
+    ///
+    /// # Errors
+    /// If the network has no map of labels, or their number is another.
+    pub fn embed_labels(&self, labels: &Tensor) -> Result<Tensor> {
+        self.embedding.embed_labels(&self.config, labels)
     }
 
     /// x: `[B, C, H, W]` (already scaled by c_in), `c_noise`: one per sample (a discrete step, also fractional, in latent
-    /// diffusion), `stages`: each sample's decoder, counted from 0. `Condition::vector` is added to the embedding (`[B, 4 width]`,
-    /// or `[B, condition_width]` and projected), `Condition::context` `[B, T, context_width]` is attended to,
-    /// `Condition::concat` joins x. `train` is the stream of dropout, `None` outside training. Answers `[B, C_out, H, W]`.
+    /// diffusion), `stages`: each sample's decoder, counted from 0. `Condition::vector` is added to the embedding or its waves
+    /// (`[B, vector_width]`, or `[B, condition_width]` and projected), `Condition::context` `[B, T, context_width]` is attended to,
+    /// `Condition::concat` joins x, `Condition::augment` `[B, augment]` is embedded. `train` is the stream of dropout, `None` outside training. Answers `[B, C_out, H, W]`.
     ///
     /// # Errors
     /// If the shapes do not agree with each other or with the configuration.
     pub fn forward(&self, x: &Tensor, c_noise: &[f32], stages: &[usize], cond: &Condition, train: Option<Key>) -> Result<Tensor> {
         let x = self.input(x, c_noise, stages, cond)?;
-        let embedding = ops::silu(&self.embedding(c_noise, cond)?)?;
+        let embedding = ops::silu(&self.embedding.forward(&self.config, c_noise, cond, &self.device)?)?;
         let pass = Pass { embedding, context: self.context(x.dim(0)?, cond)?, train };
         let routing = Routing::new(stages, self.decoders.len())?;
         let encoded = self.encoder.forward(&x, &pass)?;
@@ -169,26 +157,6 @@ impl UNet {
             return Err(Error::Config(format!("U-Net input: expected {expected} channels, got {got}")));
         }
         Ok(x.permute((0, 2, 3, 1))?.contiguous()?)
-    }
-
-    /// `[B, 4 width]`: the noise level through two layers, plus the vector.
-    fn embedding(&self, c_noise: &[f32], cond: &Condition) -> Result<Tensor> {
-        let waves = ops::sinusoidal_embedding(c_noise, self.config.width, 0.0, &self.device)?;
-        let embedding = self.linear2.forward(&ops::silu(&self.linear1.forward(&waves)?)?)?;
-        let Some(vector) = &cond.vector else {
-            return match self.vector {
-                Vector::Added => Ok(embedding),
-                _ => Err(Error::Config("the U-Net is conditional: `Condition::vector` is missing".into())),
-            };
-        };
-        let expected = [c_noise.len(), self.config.condition_width.unwrap_or(self.config.embedding_width())];
-        if vector.dims() != expected {
-            return Err(Error::Config(format!("`Condition::vector`: expected {expected:?}, got {:?}", vector.dims())));
-        }
-        match &self.vector {
-            Vector::Projected(map) => Ok((embedding + map.forward(vector)?)?),
-            Vector::Added | Vector::Classes(_) => Ok((embedding + vector)?),
-        }
     }
 
     fn context(&self, batch: usize, cond: &Condition) -> Result<Option<Tensor>> {

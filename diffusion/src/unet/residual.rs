@@ -4,14 +4,15 @@ use candle_core::Tensor;
 use strata_nn::{
     layers::{Conv2d, GroupNorm, Linear},
     ops,
-    params::{Init, Scope},
+    params::Scope,
 };
 
-use super::{Pass, config::UNetConfig, plan::Direction};
+use super::{Pass, config::UNetConfig, plan::Direction, resample::Resampling};
 use crate::Result;
 
 /// `skip(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + e)))`, or with scale-shift `silu(norm2(h)(1 + s) + b)`, where e (or s and
-/// b) is an affine map of the embedding; optionally the resolution changes before the first convolution and in the skip.
+/// b) is an affine map of the embedding; optionally the resolution changes before the first convolution and in the skip, and the
+/// sum is divided by sqrt(2).
 #[derive(Debug)]
 pub(super) struct ResidualBlock {
     norm1: GroupNorm,
@@ -20,18 +21,21 @@ pub(super) struct ResidualBlock {
     norm2: GroupNorm,
     conv2: Conv2d,
     skip: Option<Linear>,
-    resample: Option<Direction>,
+    resample: Option<(Resampling, Direction)>,
     scale_shift: bool,
+    rescale: bool,
     dropout: f64,
     path: String,
 }
 
-/// Epsilon of the U-Net's own norms.
-pub(super) const EPS: f64 = 1e-5;
+/// A sum of two branches, brought back to the variance of one where the configuration says so.
+pub(super) fn rescaled(sum: Tensor, rescale: bool) -> Result<Tensor> {
+    if rescale { Ok(sum.affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?) } else { Ok(sum) }
+}
 
-/// A layer that begins at zero where the configuration says so.
-pub(super) fn last_init(config: &UNetConfig) -> Init {
-    if config.zero_init { Init::ZEROS } else { Init::FanIn }
+/// Whether a block's skip has a map of its own.
+pub(super) fn maps_skip(config: &UNetConfig, c_in: usize, c_out: usize, resamples: bool) -> bool {
+    c_in != c_out || (resamples && config.family.maps_resampled_skip())
 }
 
 impl ResidualBlock {
@@ -43,16 +47,17 @@ impl ResidualBlock {
         resample: Option<Direction>,
     ) -> Result<Self> {
         let embedded = if config.scale_shift { 2 * c_out } else { c_out };
-        let skip = || Linear::pointwise(&scope.pp("skip"), c_in, c_out, 2, Init::FanIn);
+        let skip = maps_skip(config, c_in, c_out, resample.is_some());
         Ok(Self {
-            norm1: GroupNorm::new(&scope.pp("norm1"), c_in, config.groups, EPS)?,
-            conv1: Conv2d::new(&scope.pp("conv1"), c_in, c_out, 3)?,
-            embedding: Linear::new(&scope.pp("embedding"), config.embedding_width(), embedded)?,
-            norm2: GroupNorm::new(&scope.pp("norm2"), c_out, config.groups, EPS)?,
-            conv2: Conv2d::with(&scope.pp("conv2"), [c_out, c_out, 3], ops::Conv2dConfig::same(3), last_init(config))?,
-            skip: (c_in != c_out).then(skip).transpose()?,
-            resample,
+            norm1: config.norm(&scope.pp("norm1"), c_in)?,
+            conv1: config.conv3(&scope.pp("conv1"), c_in, c_out)?,
+            embedding: config.linear(&scope.pp("embedding"), config.embedding_width(), embedded)?,
+            norm2: config.norm(&scope.pp("norm2"), c_out)?,
+            conv2: config.last_conv3(&scope.pp("conv2"), c_out, c_out)?,
+            skip: skip.then(|| config.pointwise(&scope.pp("skip"), c_in, c_out)).transpose()?,
+            resample: resample.map(|direction| (Resampling::new(config), direction)),
             scale_shift: config.scale_shift,
+            rescale: config.rescale,
             dropout: config.dropout,
             path: scope.path().to_string(),
         })
@@ -60,10 +65,9 @@ impl ResidualBlock {
 
     /// x: `[B, H, W, C_in]` -> `[B, H', W', C_out]`.
     pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let resample = |t: &Tensor| match self.resample {
+        let resample = |t: &Tensor| match &self.resample {
             None => Ok(t.clone()),
-            Some(Direction::Down) => ops::average_pool2x(t),
-            Some(Direction::Up) => ops::upsample_nearest2x(t),
+            Some((resampling, direction)) => resampling.apply(t, *direction),
         };
         let h = self.conv1.forward(&resample(&self.norm1.forward_silu(x)?)?)?;
         let h = self.modulate(&h, &self.embedding.forward(&pass.embedding)?)?;
@@ -73,7 +77,7 @@ impl ResidualBlock {
         };
         let x = resample(x)?;
         let x = self.skip.as_ref().map_or(Ok(x.clone()), |skip| skip.forward(&x))?;
-        Ok((x + self.conv2.forward(&h)?)?)
+        rescaled((x + self.conv2.forward(&h)?)?, self.rescale)
     }
 
     fn modulate(&self, h: &Tensor, e: &Tensor) -> Result<Tensor> {

@@ -7,10 +7,7 @@ use strata_nn::{
     params::{Init, Scope},
 };
 
-use super::{
-    config::{TransformerConfig, UNetConfig},
-    residual::last_init,
-};
+use super::config::{TransformerConfig, UNetConfig};
 use crate::Result;
 
 /// Epsilon of the transformer's group norm, as published; its layer norms have 1e-5.
@@ -36,10 +33,10 @@ impl SpatialTransformer {
     ) -> Result<Self> {
         let widths = Widths { channels, context: transformer.context_width, heads };
         Ok(Self {
-            norm: GroupNorm::new(&scope.pp("norm"), channels, config.groups, GROUP_NORM_EPS)?,
+            norm: GroupNorm::new(&scope.pp("norm"), channels, config.family.groups(config.groups, channels), GROUP_NORM_EPS)?,
             proj_in: Linear::pointwise(&scope.pp("proj_in"), channels, channels, 2, Init::FanIn)?,
             blocks: (0..transformer.depth).map(|i| Block::new(&scope.pp(format!("block{i}")), widths)).collect::<Result<_>>()?,
-            proj_out: Linear::pointwise(&scope.pp("proj_out"), channels, channels, 2, last_init(config))?,
+            proj_out: Linear::pointwise(&scope.pp("proj_out"), channels, channels, 2, config.last_init())?,
         })
     }
 

@@ -69,12 +69,12 @@ impl Network {
         let stages = vec![self.config.stage_of(f64::from(first)); t.len()];
         let vector = case.input_opt("y").map(|y| self.classes(&y)).transpose()?;
         let context = self.context.as_ref().map(|c| c.as_tensor().clone());
-        let condition = Condition { vector, context, concat: None };
+        let condition = Condition { vector, context, ..Condition::none() };
         Ok(self.unet.forward(self.x.as_tensor(), &t, &stages, &condition, None)?)
     }
 
     fn classes(&self, y: &Tensor) -> Result<Tensor> {
-        let ids = y.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+        let ids = y.to_dtype(DType::U32)?.to_vec1::<u32>()?.into_iter().map(Some).collect::<Vec<_>>();
         Ok(self.unet.embed_classes(&ids)?)
     }
 

@@ -34,7 +34,9 @@ pub fn implementation(kind: &str) -> Option<Run> {
         | "ldm_vq_model"
         | "diffusers_vq_model"
         | "diffusers_autoencoder_tiny" => autoencoder::run,
+        "edm_dhariwal_unet" | "edm_loss" | "edm_multistage_unet" | "edm_song_unet" => edm_unet::run,
         "ldm_unet" | "ldm_unet_multistage" => ldm_unet::run,
+        "score_sde_ncsnpp_multistage" => score_sde_unet::run,
         "adamw" | "ema" | "grad_clip" | "grad_sanitize" | "lr_schedule" | "phema_weights" => optim::run,
         "algorithm1"
         | "functional_similarity"
@@ -74,11 +76,6 @@ pub const PENDING: &[&str] = &[
     "clip_text",
     "ldm_bert_embedder",
     "t5_encoder",
-    // edm_unet
-    "edm_dhariwal_unet",
-    "edm_loss",
-    "edm_multistage_unet",
-    "edm_song_unet",
     // features
     "inception_v3_fid",
     "lpips",
@@ -87,8 +84,6 @@ pub const PENDING: &[&str] = &[
     "inception_score",
     "kid",
     "precision_recall",
-    // score_sde_unet
-    "score_sde_ncsnpp_multistage",
 ];
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub(super) mod activation;
 pub(super) mod attention;
 pub(super) mod convolution;
+pub(super) mod fir;
 pub(super) mod linear;
 pub(super) mod loss;
 pub(super) mod normalization;

@@ -5,6 +5,7 @@ pub(super) mod activation;
 pub(super) mod attention;
 pub(super) mod convolution;
 mod exp;
+pub(super) mod fir;
 mod gather;
 mod gemm;
 pub(super) mod group_norm;

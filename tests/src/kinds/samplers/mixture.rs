@@ -65,6 +65,7 @@ impl Mixture {
             for i in 0..x.len() {
                 answer.push(match parametrization {
                     Parametrization::Eps => eps[i],
+                    Parametrization::NegatedEps => -eps[i],
                     Parametrization::V => a * eps[i] - b * x0[i],
                     Parametrization::X0 => x0[i],
                     Parametrization::Score => -eps[i] / b,

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::unet::{
     config::{DecoderConfig, Heads, Resample, TransformerConfig, UNetConfig},
-    key_map::{KeyMap, Rows},
+    key_map::{KeyMap, Layout},
     plan::{Direction, Plan, Step},
 };
 use crate::{Error, Result};
@@ -101,12 +101,10 @@ impl LdmUNetConfig {
                 (false, false) => Resample::Mean,
             },
             classes: self.num_classes,
-            condition_width: None,
             codebook: self.n_embed,
             dropout: self.dropout,
-            groups: 32,
-            zero_init: true,
             decoders: widths.into_iter().zip(placement).map(decoder).collect(),
+            ..UNetConfig::default()
         };
         config.validate()?;
         Ok(config)
@@ -135,7 +133,7 @@ impl LdmUNetConfig {
             ("class_embedding", "label_emb"),
             ("encoder.conv_in", "input_blocks.0.0"),
         ] {
-            map.insert(ours, published, Rows::Same);
+            map.insert(ours, published, Layout::Same);
         }
         for (i, step) in plan.encoder.iter().enumerate() {
             names.step(&mut map, step, "encoder", &format!("input_blocks.{}", i + 1), 0);
@@ -144,7 +142,7 @@ impl LdmUNetConfig {
             names.step(&mut map, step, "middle", "middle_block", first);
         }
         for (stage, steps) in plan.decoders.iter().enumerate() {
-            names.decoder(&mut map, stage, steps, plan.c_out[stage]);
+            names.decoder(&mut map, stage, steps, plan.c_out[stage])?;
         }
         Ok(map)
     }
@@ -261,11 +259,13 @@ impl Names<'_> {
             Step::Resample { direction, .. } => {
                 match (self.config.resample, direction) {
                     (Resample::Block, _) => residual(map, &ours, &format!("{published}.{first}")),
-                    (_, Direction::Down) => map.insert(format!("{ours}.conv"), format!("{published}.{first}.op"), Rows::Same),
-                    (_, Direction::Up) => map.insert(format!("{ours}.conv"), format!("{published}.{first}.conv"), Rows::Same),
+                    (_, Direction::Down) => map.insert(format!("{ours}.conv"), format!("{published}.{first}.op"), Layout::Same),
+                    (_, Direction::Up) => map.insert(format!("{ours}.conv"), format!("{published}.{first}.conv"), Layout::Same),
                 }
                 first + 1
             }
+            // Latent diffusion has no image pyramids.
+            Step::Join { .. } | Step::ToImage { .. } => first,
         }
     }
 
@@ -273,25 +273,25 @@ impl Names<'_> {
         if self.config.transformer.is_some() {
             return self.transformer(map, &format!("{ours}.transformer"), published);
         }
-        let rows = if self.ldm.use_new_attention_order { Rows::Same } else { Rows::QkvPerHead(heads) };
-        map.insert(format!("{ours}.attention.norm"), format!("{published}.norm"), Rows::Same);
-        map.insert(format!("{ours}.attention.qkv"), format!("{published}.qkv"), rows);
-        map.insert(format!("{ours}.attention.out"), format!("{published}.proj_out"), Rows::Same);
+        let layout = if self.ldm.use_new_attention_order { Layout::Same } else { Layout::QkvPerHead(heads) };
+        map.insert(format!("{ours}.attention.norm"), format!("{published}.norm"), Layout::Same);
+        map.insert(format!("{ours}.attention.qkv"), format!("{published}.qkv"), layout);
+        map.insert(format!("{ours}.attention.out"), format!("{published}.proj_out"), Layout::Same);
     }
 
     fn transformer(&self, map: &mut KeyMap, ours: &str, published: &str) {
         for name in ["norm", "proj_in", "proj_out"] {
-            map.insert(format!("{ours}.{name}"), format!("{published}.{name}"), Rows::Same);
+            map.insert(format!("{ours}.{name}"), format!("{published}.{name}"), Layout::Same);
         }
         for i in 0..self.ldm.transformer_depth {
             for (a, b) in TRANSFORMER_BLOCK {
-                map.insert(format!("{ours}.block{i}.{a}"), format!("{published}.transformer_blocks.{i}.{b}"), Rows::Same);
+                map.insert(format!("{ours}.block{i}.{a}"), format!("{published}.transformer_blocks.{i}.{b}"), Layout::Same);
             }
         }
     }
 
     /// Published decoders put a level's upsampler into the entry of its last block.
-    fn decoder(&self, map: &mut KeyMap, stage: usize, steps: &[Step], c_out: usize) {
+    fn decoder(&self, map: &mut KeyMap, stage: usize, steps: &[Step], c_out: usize) -> Result<()> {
         let several = self.ldm.stage_num.is_some();
         let ours = format!("decoders.{stage}");
         let (blocks, out, ids) = if several {
@@ -309,26 +309,27 @@ impl Names<'_> {
             }
         }
         if self.config.codebook.is_some() {
-            map.insert(format!("{ours}.codebook.norm"), format!("{ids}.0"), Rows::Same);
-            map.insert(format!("{ours}.codebook.out"), format!("{ids}.1"), Rows::Same);
-            unused_head(map, &out, c_out, self.config.out_channels);
+            map.insert(format!("{ours}.codebook.norm"), format!("{ids}.0"), Layout::Same);
+            map.insert(format!("{ours}.codebook.out"), format!("{ids}.1"), Layout::Same);
+            unused_head(map, &out, c_out, self.config.out_channels)?;
         } else {
-            map.insert(format!("{ours}.norm_out"), format!("{out}.0"), Rows::Same);
-            map.insert(format!("{ours}.conv_out"), format!("{out}.2"), Rows::Same);
+            map.insert(format!("{ours}.norm_out"), format!("{out}.0"), Layout::Same);
+            map.insert(format!("{ours}.conv_out"), format!("{out}.2"), Layout::Same);
         }
+        Ok(())
     }
 }
 
 fn residual(map: &mut KeyMap, ours: &str, published: &str) {
     for (a, b) in RESIDUAL {
-        map.insert(format!("{ours}.{a}"), format!("{published}.{b}"), Rows::Same);
+        map.insert(format!("{ours}.{a}"), format!("{published}.{b}"), Layout::Same);
     }
 }
 
 /// With a codebook the published network still has its image head, which nothing uses.
-fn unused_head(map: &mut KeyMap, out: &str, channels: usize, out_channels: usize) {
-    map.insert_unused(format!("{out}.0.weight"), &[channels]);
-    map.insert_unused(format!("{out}.0.bias"), &[channels]);
-    map.insert_unused(format!("{out}.2.weight"), &[out_channels, channels, 3, 3]);
-    map.insert_unused(format!("{out}.2.bias"), &[out_channels]);
+fn unused_head(map: &mut KeyMap, out: &str, channels: usize, out_channels: usize) -> Result<()> {
+    map.insert_unused_zeros(format!("{out}.0.weight"), &[channels])?;
+    map.insert_unused_zeros(format!("{out}.0.bias"), &[channels])?;
+    map.insert_unused_zeros(format!("{out}.2.weight"), &[out_channels, channels, 3, 3])?;
+    map.insert_unused_zeros(format!("{out}.2.bias"), &[out_channels])
 }

@@ -1,0 +1,139 @@
+//! Times whole training steps of a preset's model and the routing of a mixed batch, for `tests/bench/unet_step.sh`.
+//!
+//!     unet_step step PRESET SIDE BATCH STEPS [stage]    loss, gradients, AdamW and average; random images
+//!     unet_step routing PRESET SIDE BATCH STEPS         forward and backward of a mixed batch against one of a single stage
+//!
+//! In `routing` all decoders get the first one's layout, so that both batches have the same products to compute: what is left is
+//! the gathering, the scattering and the smaller batches. Answers one JSON line; seconds are medians, `peak_gib` the most memory
+//! that the process held.
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use strata_conditioning::Condition;
+use strata_diffusion::{
+    model::{LatentScaling, Model, ModelConfig},
+    training::{Batch, DiffusionTraining, sample_losses},
+    unet::{UNet, UNetConfig},
+};
+use strata_nn::{params::ParamStore, random::Key};
+use strata_training::{
+    Ema, Optimizer, StepOptions,
+    settings::{Layers, resolve},
+};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Result<()> {
+    strata_nn::memory::keep_freed_memory();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |i: usize| args[i].parse::<usize>();
+    let answer = match args[0].as_str() {
+        "step" => step(&args[1], [number(2)?, number(3)?, number(4)?], args.get(5).map(|s| s.parse()).transpose()?)?,
+        "routing" => routing(&args[1], [number(2)?, number(3)?, number(4)?])?,
+        other => return Err(format!("expected step or routing, got {other}").into()),
+    };
+    println!("{answer}");
+    Ok(())
+}
+
+/// Whole steps, each of samples of one stage (the given one, or all in turn).
+fn step(preset: &str, [side, batch, steps]: [usize; 3], stage: Option<usize>) -> Result<serde_json::Value> {
+    let config = training(preset)?;
+    let channels = config.unet.in_channels;
+    let model = Model::new(&model_config(&config, [channels, side, side]), 0, &Device::Cpu)?;
+    let mut optimizer = Optimizer::new(model.store().trainable(), config.optimizer)?;
+    let mut ema = Ema::new(model.store(), config.ema)?;
+    let mut seconds = Vec::new();
+    for i in 0..=steps {
+        let x0 = Key::new(0, "x0").step(i as u64).normal_tensor((batch, channels, side, side), &Device::Cpu)?;
+        let eps = Key::new(0, "eps").step(i as u64).normal_tensor(x0.shape(), &Device::Cpu)?;
+        let sigma = sigma_of(&config.boundaries, stage.unwrap_or(i % model.stages()));
+        let labels = vec![(model.config().classes > 0).then_some(1); batch];
+        let data = Batch { x0, eps, sigmas: vec![sigma; batch], labels };
+        let start = Instant::now();
+        let grads = sample_losses(&model, &config, &data, Key::new(0, "dropout").step(i as u64))?.mean(0)?.backward()?;
+        optimizer.step(&grads, StepOptions { lr_multiplier: 1.0, max_grad_norm: Some(1.0) })?;
+        drop(grads);
+        ema.update(batch as u64)?;
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    let first = seconds.remove(0);
+    Ok(serde_json::json!({
+        "preset": preset, "side": side, "batch": batch, "stage": stage, "parameters": model.store().element_count(),
+        "first_step": first, "seconds": median(&mut seconds), "peak_gib": peak_gib(),
+    }))
+}
+
+fn routing(preset: &str, [side, batch, steps]: [usize; 3]) -> Result<serde_json::Value> {
+    let mut unet = UNetConfig::preset(preset)?;
+    let first = unet.decoders[0].clone();
+    unet.decoders.iter_mut().for_each(|d| *d = first.clone());
+    let store = ParamStore::new(0, &Device::Cpu);
+    let network = UNet::new(&unet, &store.root())?;
+    let x = Key::new(0, "x").normal_tensor((batch, unet.in_channels, side, side), &Device::Cpu)?;
+    let labels = vec![0.5f32; batch];
+    let stages = unet.decoders.len();
+    let mixed: Vec<usize> = (0..batch).map(|i| i % stages).collect();
+    let run = |rows: &[usize]| -> Result<f64> {
+        let start = Instant::now();
+        network.forward(&x, &labels, rows, &Condition::none(), None)?.to_dtype(DType::F32)?.sqr()?.mean_all()?.backward()?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let (mut one, mut several) = (Vec::new(), Vec::new());
+    for i in 0..=steps {
+        let times = (run(&vec![0; batch])?, run(&mixed)?);
+        if i > 0 {
+            one.push(times.0);
+            several.push(times.1);
+        }
+    }
+    let (one, several) = (median(&mut one), median(&mut several));
+    let overhead = several / one - 1.0;
+    Ok(serde_json::json!({ "preset": preset, "batch": batch, "one_stage": one, "mixed": several, "overhead": overhead }))
+}
+
+fn training(preset: &str) -> Result<DiffusionTraining> {
+    let text = DiffusionTraining::PRESETS.iter().find(|(name, _)| *name == preset).ok_or("no such preset")?.1;
+    let layers = Layers { preset: Some(toml::from_str(text)?), ..Layers::default() };
+    let (mut config, _) = resolve::<DiffusionTraining>(layers)?;
+    if config.boundaries.len() + 1 != config.unet.decoders.len() {
+        config.boundaries = (1..config.unet.decoders.len()).map(|i| i as f64).collect();
+    }
+    Ok(config)
+}
+
+fn model_config(config: &DiffusionTraining, shape: [usize; 3]) -> ModelConfig {
+    ModelConfig {
+        unet: config.unet.clone(),
+        parametrization: config.parametrization,
+        schedule: config.schedule.clone(),
+        boundaries: config.boundaries.clone(),
+        classes: if config.unet.transformer.is_some() { 1000 } else { 0 },
+        class_names: Vec::new(),
+        shape,
+        latents: LatentScaling { scale: vec![1.0], shift: vec![0.0], autoencoder_sha256: String::new() },
+    }
+}
+
+/// A noise level in a stage.
+fn sigma_of(boundaries: &[f64], stage: usize) -> f64 {
+    match (stage.checked_sub(1).and_then(|i| boundaries.get(i)), boundaries.get(stage)) {
+        (_, Some(high)) => 0.9 * high,
+        (Some(low), None) => 1.1 * low,
+        (None, None) => 1.0,
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// `VmHWM` of Linux; NaN elsewhere.
+fn peak_gib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.trim().split(' ').next()?.parse::<f64>().ok()).map_or(f64::NAN, |kib| kib / f64::from(1 << 20))
+}
