@@ -10,7 +10,7 @@
 
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Device;
 use strata_conditioning::Condition;
 use strata_diffusion::{
     model::{LatentScaling, Model, ModelConfig},
@@ -78,7 +78,7 @@ fn routing(preset: &str, [side, batch, steps]: [usize; 3]) -> Result<serde_json:
     let mixed: Vec<usize> = (0..batch).map(|i| i % stages).collect();
     let run = |rows: &[usize]| -> Result<f64> {
         let start = Instant::now();
-        network.forward(&x, &labels, rows, &Condition::none(), None)?.to_dtype(DType::F32)?.sqr()?.mean_all()?.backward()?;
+        network.forward(&x, &labels, rows, &Condition::none(), None)?.sqr()?.mean_all()?.backward()?;
         Ok(start.elapsed().as_secs_f64())
     };
     let (mut one, mut several) = (Vec::new(), Vec::new());

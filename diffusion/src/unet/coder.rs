@@ -106,7 +106,7 @@ impl Decoder {
 /// One step of a plan with its parameters.
 #[derive(Debug)]
 enum Layer {
-    Block { residual: ResidualBlock, mixer: Option<Mixer>, skip: bool },
+    Block { residual: Box<ResidualBlock>, mixer: Option<Mixer>, skip: bool },
     Resample(Resampler),
     Join(Join),
     ToImage(ToImage),
@@ -117,7 +117,7 @@ impl Layer {
         let scope = scope.pp(step.name());
         Ok(match *step {
             Step::Block { c_in, c_out, mixer, skip, .. } => Self::Block {
-                residual: ResidualBlock::new(config, &scope, c_in, c_out, None)?,
+                residual: Box::new(ResidualBlock::new(config, &scope, c_in, c_out, None)?),
                 mixer: mixer.map(|heads| Mixer::new(config, &scope, c_out, heads)).transpose()?,
                 skip,
             },

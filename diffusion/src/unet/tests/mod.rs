@@ -3,7 +3,7 @@
 mod families;
 mod published;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use strata_conditioning::Condition;
 use strata_nn::{params::ParamStore, random::Key};
 
