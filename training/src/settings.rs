@@ -109,7 +109,7 @@ fn collect(layers: Layers, defaults: &Table) -> Result<Vec<Layer>> {
     }
     let mut sets = Table::new();
     for text in &layers.sets {
-        merge(&mut sets, &parse_set(text, defaults)?);
+        lay(&mut sets, &parse_set(text, defaults)?, &changes_kind);
     }
     list.push(Layer { origin: "--set".to_string(), table: sets });
     list.push(Layer { origin: "the command line".to_string(), table: layers.flags });
@@ -139,10 +139,15 @@ fn parse_set(text: &str, defaults: &Table) -> Result<Table> {
     }
 }
 
+/// Lays `over` on `base`, which has every key of every table that is not a choice.
 fn merge(base: &mut Table, over: &Table) {
+    lay(base, over, &|below, above| changes_kind(below, above) || changes_key(below, above));
+}
+
+fn lay(base: &mut Table, over: &Table, replaces: &dyn Fn(&Table, &Table) -> bool) {
     for (key, value) in over {
         match (base.get_mut(key), value) {
-            (Some(Value::Table(below)), Value::Table(above)) if !changes_kind(below, above) => merge(below, above),
+            (Some(Value::Table(below)), Value::Table(above)) if !replaces(below, above) => lay(below, above, replaces),
             _ => {
                 base.insert(key.clone(), value.clone());
             }
@@ -150,12 +155,12 @@ fn merge(base: &mut Table, over: &Table) {
     }
 }
 
-/// Whether `above` is another choice than `below`: of another `kind`, or named by another single key.
 fn changes_kind(below: &Table, above: &Table) -> bool {
-    let kinds = (below.get("kind"), above.get("kind"));
+    matches!((below.get("kind"), above.get("kind")), (Some(a), Some(b)) if a != b)
+}
+
+/// Whether a choice that is named by the one key of its table is another one above.
+fn changes_key(below: &Table, above: &Table) -> bool {
     let single = |table: &Table| if table.len() == 1 { table.keys().next().cloned() } else { None };
-    match kinds {
-        (None, None) => matches!((single(below), single(above)), (Some(a), Some(b)) if a != b),
-        (a, b) => a.is_some() && b.is_some() && a != b,
-    }
+    matches!((single(below), single(above)), (Some(a), Some(b)) if a != b && a != "kind")
 }

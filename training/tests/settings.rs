@@ -164,3 +164,39 @@ fn files_that_cannot_be_read() {
     let message = error(Layers { file: Some(broken), ..Layers::default() }).to_string();
     assert!(message.contains("broken.toml") && message.contains("line 1"), "{message}");
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Heads {
+    Count(usize),
+    Width(usize),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Network {
+    heads: Heads,
+    width: usize,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self { heads: Heads::Width(32), width: 8 }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Outer {
+    network: Network,
+}
+
+#[test]
+fn a_choice_named_by_its_only_key_is_replaced_and_sets_add_up() {
+    let preset: Table = toml::from_str("[network]\nheads = { count = 1 }").unwrap();
+    let layers = Layers { preset: Some(preset), ..sets(&["network.width=4"]) };
+    let (settings, _) = resolve::<Outer>(layers).unwrap();
+    assert_eq!(settings.network, Network { heads: Heads::Count(1), width: 4 });
+    let (settings, _) = resolve::<Outer>(sets(&["network.width=4", "network.heads={ count = 2 }"])).unwrap();
+    assert_eq!(settings.network, Network { heads: Heads::Count(2), width: 4 });
+}
