@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod sample;
+
+pub use sample::{Output, Sample, Start, Wish};
+
 /// Trains multistage latent-diffusion models on your images, and draws with them.
 #[derive(Debug, Parser)]
 #[command(name = "strata", version, arg_required_else_help = true, propagate_version = true)]
@@ -62,7 +66,7 @@ pub enum Command {
     /// Divide the noise range into stages (Zhang, Lu et al. 2024, Algorithm 1)
     Stages(Stages),
     /// Draw images with a trained diffusion model
-    Sample(Sample),
+    Sample(Box<Sample>),
     /// Turn latents back into images
     Decode(Decode),
     /// Show what a file, run, folder or preset is
@@ -263,50 +267,6 @@ pub struct TrainDiffusion {
     /// Where the settings come from.
     #[command(flatten)]
     pub settings: Settings,
-}
-
-/// `strata sample`
-#[derive(Debug, Args)]
-pub struct Sample {
-    /// Run directory or weight file of a diffusion model
-    #[arg(value_name = "RUN|FILE")]
-    pub model: PathBuf,
-    /// Folder for the pictures: created, or continued
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Seeds, one picture each: 7, 0-63 or 1,5,10-19
-    #[arg(long, default_value = "0-15")]
-    pub seeds: String,
-    /// Pictures per forward pass; does not change them
-    #[arg(long, default_value_t = 16, value_name = "N")]
-    pub batch: usize,
-    /// Steps of the sampler
-    #[arg(long, default_value_t = 20, value_name = "N")]
-    pub steps: usize,
-    /// Sampler; an unknown name lists them
-    #[arg(long, default_value = "dpmpp-2m", value_name = "NAME")]
-    pub sampler: String,
-    /// Class of the pictures, by name or number; `all` draws the classes in turn
-    #[arg(long, value_name = "CLASS")]
-    pub class: Option<String>,
-    /// Guidance towards the class: 1 is none, more is stronger [default: 2 with a class]
-    #[arg(long, value_name = "SCALE")]
-    pub guidance: Option<f64>,
-    /// Largest noise level
-    #[arg(long, default_value_t = 80.0, value_name = "SIGMA")]
-    pub sigma_max: f64,
-    /// Smallest noise level before the end
-    #[arg(long, default_value_t = 0.01, value_name = "SIGMA")]
-    pub sigma_min: f64,
-    /// Autoencoder that turns latents into pictures [default: the one kept in the run]
-    #[arg(long, value_name = "RUN|FILE")]
-    pub autoencoder: Option<PathBuf>,
-    /// Columns of grid.png [default: a square]
-    #[arg(long, value_name = "N")]
-    pub columns: Option<usize>,
-    /// Answer in JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `strata decode`

@@ -3,23 +3,63 @@
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{Result, schedule::Schedule};
+use crate::{Error, Result, schedule::Schedule};
 
 /// An estimate of the clean sample.
 pub trait Denoiser {
     /// x0 from `x = x0 + sigma eps`. x: [B, ...], float32 or float64; the answer has x's shape and dtype.
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor>;
+
+    /// The same, with the variance of the reverse step where the network learned it.
+    fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
+        Ok(Estimate { x0: self.denoise(x, sigma)?, variance_share: None })
+    }
+}
+
+/// What a network says about a state.
+#[derive(Clone, Debug)]
+pub struct Estimate {
+    /// The clean sample.
+    pub x0: Tensor,
+    /// In x0's shape, where the logarithm of the reverse step's variance lies: at 0 it is the posterior's, at 1 beta (Nichol &
+    /// Dhariwal 2021, Eq. 15). Used by [`crate::sampler::ddpm`] alone.
+    pub variance_share: Option<Tensor>,
+}
+
+impl Estimate {
+    /// From a network's answer in the shape of x, or with twice its channels, of which the second half is the learned variance in
+    /// [-1, 1] (ADM, Dhariwal & Nichol 2021); `x0` makes the clean sample of the first.
+    pub fn from_network(answer: &Tensor, x: &Tensor, x0: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let (channels, own) = (answer.dim(1)?, x.dim(1)?);
+        if channels == own {
+            return Ok(Self { x0: x0(answer)?, variance_share: None });
+        }
+        if channels != 2 * own {
+            let message = format!("network: expected {own} channels, or {} with a learned variance, got {channels}", 2 * own);
+            return Err(Error::Config(message));
+        }
+        let share = answer.narrow(1, own, own)?.affine(0.5, 0.5)?;
+        Ok(Self { x0: x0(&answer.narrow(1, 0, own)?)?, variance_share: Some(share) })
+    }
 }
 
 impl<T: Denoiser + ?Sized> Denoiser for &T {
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
         (**self).denoise(x, sigma)
     }
+
+    fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
+        (**self).estimate(x, sigma)
+    }
 }
 
 impl<T: Denoiser + ?Sized> Denoiser for Box<T> {
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
         (**self).denoise(x, sigma)
+    }
+
+    fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
+        (**self).estimate(x, sigma)
     }
 }
 
@@ -89,7 +129,8 @@ impl Parametrization {
     }
 }
 
-/// A network as a [`Denoiser`]. `network(input, c_noise, sigma)` sees `c_in x` [B, ...] and answers in the same shape.
+/// A network as a [`Denoiser`]. `network(input, c_noise, sigma)` sees `c_in x` [B, C, ...] and answers in the same shape, or, where
+/// it learned the variance too, with twice the channels.
 pub struct Preconditioned<N> {
     /// The network; it is handed its input, its label and, for the choice of a stage, sigma.
     pub network: N,
@@ -101,9 +142,16 @@ pub struct Preconditioned<N> {
 
 impl<N: Fn(&Tensor, f64, f64) -> Result<Tensor>> Denoiser for Preconditioned<N> {
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        Ok(self.estimate(x, sigma)?.x0)
+    }
+
+    fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
         let c = self.parametrization.at(&self.schedule, sigma);
-        let answer = ((self.network)(&x.affine(c.c_in, 0.0)?, c.c_noise, sigma)? * c.c_out)?;
-        if c.c_skip == 0.0 { Ok(answer) } else { Ok((x.affine(c.c_skip, 0.0)? + answer)?) }
+        let answer = (self.network)(&x.affine(c.c_in, 0.0)?, c.c_noise, sigma)?;
+        Estimate::from_network(&answer, x, |answer| {
+            let moved = answer.affine(c.c_out, 0.0)?;
+            if c.c_skip == 0.0 { Ok(moved) } else { Ok((x.affine(c.c_skip, 0.0)? + moved)?) }
+        })
     }
 }
 
@@ -169,6 +217,11 @@ impl Denoiser for Clipped<'_> {
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
         self.clip.apply(&self.denoiser.denoise(x, sigma)?)
     }
+
+    fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
+        let estimate = self.denoiser.estimate(x, sigma)?;
+        Ok(Estimate { x0: self.clip.apply(&estimate.x0)?, ..estimate })
+    }
 }
 
 #[cfg(test)]
@@ -209,6 +262,19 @@ mod tests {
                 assert!((got - x0).abs() < 1e-12, "{name} {parametrization:?}: {got}");
             }
         }
+    }
+
+    #[test]
+    fn the_second_half_of_the_channels_is_a_learned_variance() {
+        let network = |input: &Tensor, _: f64, _: f64| Ok(Tensor::cat(&[input.zeros_like()?, input.ones_like()?], 1)?);
+        let denoiser = Preconditioned { network, parametrization: Parametrization::Eps, schedule: Schedule::vp() };
+        let x = Tensor::new(&[[1.5, -0.5]], &Device::Cpu).unwrap();
+        let estimate = denoiser.estimate(&x, 2.0).unwrap();
+        assert_eq!(estimate.x0.to_vec2::<f64>().unwrap(), [[1.5, -0.5]]);
+        assert_eq!(estimate.variance_share.unwrap().to_vec2::<f64>().unwrap(), [[1.0, 1.0]]);
+        let network = |input: &Tensor, _: f64, _: f64| Ok(Tensor::cat(&[input, input, input], 1)?);
+        let wrong = Preconditioned { network, parametrization: Parametrization::Eps, schedule: Schedule::vp() };
+        assert!(wrong.denoise(&x, 2.0).unwrap_err().to_string().contains("expected 2 channels, or 4"));
     }
 
     #[test]

@@ -6,19 +6,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, schedule::Schedule, schedule_discrete::Discrete};
 
-/// A rule that spaces n sigmas; as text one of `Grid::NAMES`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+/// A rule that spaces n sigmas. As text: one of [`Grid::names`]; `karras` and `polyexponential` may be followed by `:rho=NUMBER`, and
+/// `exponential` is another name of `log-snr`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Grid {
-    /// Uniform in sigma^(1/7) (Karras et al. 2022).
-    #[default]
-    Karras,
+    /// [`karras`].
+    Karras {
+        /// The exponent.
+        rho: f64,
+    },
     /// Uniform in ln sigma, which is uniform in log-SNR.
     LogSnr,
+    /// [`polyexponential`].
+    Polyexponential {
+        /// The exponent.
+        rho: f64,
+    },
     /// Uniform in the schedule's time.
     TimeUniform,
     /// Uniform in the root of the schedule's time.
     TimeQuadratic,
+    /// EDM's VP grid: [`vp`] through both ends.
+    EdmVp,
+    /// EDM's VE grid, uniform in ln sigma².
+    EdmVe,
+    /// [`iddpm`].
+    Iddpm,
     /// LDM's DDIM steps over discrete indices: every (N div n)-th.
     LdmUniform,
     /// LDM's DDIM steps, quadratic in the index.
@@ -31,56 +45,110 @@ pub enum Grid {
     Trailing,
 }
 
+impl Default for Grid {
+    /// Karras et al. 2022: rho 7.
+    fn default() -> Self {
+        Self::NAMED[0].1
+    }
+}
+
 impl FromStr for Grid {
     type Err = Error;
 
-    fn from_str(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().zip(Self::NAMES).find(|(_, n)| *n == name);
-        let unknown = || Error::Config(format!("grid: expected one of {}, got `{name}`", Self::NAMES.join(", ")));
-        found.map(|(grid, _)| grid).ok_or_else(unknown)
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, rho) = text.split_once(":rho=").map_or((text, None), |(name, rho)| (name, Some(rho)));
+        let name = if name == "exponential" { "log-snr" } else { name };
+        let found = Self::NAMED.iter().find(|(n, _)| *n == name).map(|(_, grid)| *grid);
+        let Some(mut grid) = found else {
+            return Err(Error::Config(format!("grid: expected one of {}, got `{text}`", Self::names().join(", "))));
+        };
+        let number = rho.and_then(|rho| rho.parse::<f64>().ok()).filter(|v| *v > 0.0 && v.is_finite());
+        match (&mut grid, rho, number) {
+            (_, None, _) => {}
+            (Self::Karras { rho } | Self::Polyexponential { rho }, _, Some(number)) => *rho = number,
+            _ => {
+                let expected = "a rho above 0 after karras or polyexponential alone";
+                return Err(Error::Config(format!("grid: expected {expected}, got `{text}`")));
+            }
+        }
+        Ok(grid)
     }
 }
 
 impl fmt::Display for Grid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let found = Self::ALL.into_iter().zip(Self::NAMES).find(|(grid, _)| grid == self);
-        f.write_str(found.map_or("?", |(_, name)| name))
+        let same = |other: &Self| std::mem::discriminant(other) == std::mem::discriminant(self);
+        let Some((name, named)) = Self::NAMED.iter().find(|(_, grid)| same(grid)) else { return Err(fmt::Error) };
+        match self {
+            Self::Karras { rho } | Self::Polyexponential { rho } if named != self => write!(f, "{name}:rho={rho}"),
+            _ => f.write_str(name),
+        }
+    }
+}
+
+impl TryFrom<String> for Grid {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Grid> for String {
+    fn from(grid: Grid) -> Self {
+        grid.to_string()
     }
 }
 
 impl Grid {
-    const ALL: [Self; 9] = [
-        Self::Karras,
-        Self::LogSnr,
-        Self::TimeUniform,
-        Self::TimeQuadratic,
-        Self::LdmUniform,
-        Self::LdmQuad,
-        Self::Linspace,
-        Self::Leading,
-        Self::Trailing,
+    const NAMED: [(&str, Self); 13] = [
+        ("karras", Self::Karras { rho: 7.0 }),
+        ("log-snr", Self::LogSnr),
+        ("polyexponential", Self::Polyexponential { rho: 1.0 }),
+        ("time-uniform", Self::TimeUniform),
+        ("time-quadratic", Self::TimeQuadratic),
+        ("edm-vp", Self::EdmVp),
+        ("edm-ve", Self::EdmVe),
+        ("iddpm", Self::Iddpm),
+        ("ldm-uniform", Self::LdmUniform),
+        ("ldm-quad", Self::LdmQuad),
+        ("linspace", Self::Linspace),
+        ("leading", Self::Leading),
+        ("trailing", Self::Trailing),
     ];
-    /// What `from_str` knows, in the order of the variants.
-    pub const NAMES: [&str; 9] =
-        ["karras", "log-snr", "time-uniform", "time-quadratic", "ldm-uniform", "ldm-quad", "linspace", "leading", "trailing"];
 
-    /// The levels of about `steps` steps over a schedule's range, descending, with a last one of 0: `steps + 1` of them, but for the LDM
-    /// grids, which have more where `steps` does not divide the number of indices. Errors if `steps` is 0, or if a rule over
-    /// indices meets a schedule without them.
-    pub fn sigmas(self, schedule: &Schedule, steps: usize) -> Result<Vec<f64>> {
-        if steps == 0 {
-            return Err(Error::Config("grid: expected at least 1 step, got 0".into()));
-        }
-        let (low, high) = schedule.sigma_range();
-        let (t_low, t_high) = schedule.t_range();
+    /// What `from_str` knows, the default first.
+    pub fn names() -> Vec<&'static str> {
+        Self::NAMED.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// Whether it picks from a schedule's discrete indices, whatever the range.
+    pub fn is_over_indices(self) -> bool {
+        matches!(self, Self::LdmUniform | Self::LdmQuad | Self::Linspace | Self::Leading | Self::Trailing)
+    }
+
+    /// The levels of about `steps` steps from `high` to `low` (over a schedule's indices: from its last to its first), descending, with a
+    /// last one of 0: `steps + 1` of them, but for the LDM grids, which have more where `steps` does not divide the number of indices.
+    /// Errors if `steps` is 0, unless 0 < low < high, or if a rule over indices meets a schedule without them.
+    pub fn sigmas(self, schedule: &Schedule, steps: usize, (low, high): (f64, f64)) -> Result<Vec<f64>> {
+        check_range(steps, low, high)?;
+        let (t_low, t_high) = (schedule.t(low), schedule.t(high));
         let last = steps - 1;
         let mut sigmas = match self {
-            Self::Karras => return karras(steps, low, high, 7.0),
-            Self::LogSnr => return exponential(steps, low, high),
+            Self::Karras { rho } => return karras(steps, low, high, rho),
+            Self::LogSnr | Self::EdmVe => return exponential(steps, low, high),
+            Self::Polyexponential { rho } => return polyexponential(steps, low, high, rho),
             Self::TimeUniform => linear(t_high, t_low, last).map(|t| schedule.sigma(t)).collect(),
             Self::TimeQuadratic => linear(t_high.sqrt(), t_low.sqrt(), last).map(|t| schedule.sigma(t * t)).collect(),
+            Self::EdmVp => {
+                let (beta_d, beta_min) = vp_through(low, high, EPSILON);
+                vp(steps, beta_d, beta_min, EPSILON)
+            }
+            Self::Iddpm => iddpm(steps, low, high, Iddpm::default())?,
             _ => self.index_levels(schedule, steps)?,
         };
+        // Levels that a rounded rule repeats would be steps of no length.
+        sigmas.dedup();
         sigmas.push(0.0);
         Ok(sigmas)
     }
@@ -187,6 +255,9 @@ pub fn vp_through(low: f64, high: f64, epsilon: f64) -> (f64, f64) {
     (beta_d, b - 0.5 * beta_d)
 }
 
+/// Where EDM's VP grid ends in the time of its curve (Karras et al. 2022, Table 1).
+const EPSILON: f64 = 1e-3;
+
 /// n levels of the VP curve, uniform in t from 1 to `epsilon`.
 pub fn vp(n: usize, beta_d: f64, beta_min: f64, epsilon: f64) -> Vec<f64> {
     let sigma = |t: f64| (0.5 * beta_d * t * t + beta_min * t).exp_m1().sqrt();
@@ -202,6 +273,13 @@ pub struct Iddpm {
     pub c_2: f64,
     /// Number of indices; 1000.
     pub m: usize,
+}
+
+impl Default for Iddpm {
+    /// As published.
+    fn default() -> Self {
+        Self { c_1: 0.001, c_2: 0.008, m: 1000 }
+    }
 }
 
 /// n of the improved-DDPM levels that lie in [low, high]. Errors if none does.
@@ -262,11 +340,12 @@ mod tests {
     #[test]
     fn every_grid_descends_to_zero() {
         let ldm: Schedule = "ldm".parse().unwrap();
-        for name in Grid::NAMES {
+        let range = ldm.sigma_range();
+        for name in Grid::names() {
             let grid: Grid = name.parse().unwrap();
             assert_eq!(grid.to_string(), name);
             for steps in [1, 2, 20] {
-                let sigmas = grid.sigmas(&ldm, steps).unwrap_or_default();
+                let sigmas = grid.sigmas(&ldm, steps, range).unwrap_or_default();
                 if sigmas.is_empty() {
                     assert_eq!((name, steps), ("ldm-uniform", 1000));
                 }
@@ -274,13 +353,38 @@ mod tests {
                 assert!(sigmas.windows(2).all(|w| w[0] > w[1]), "{name}: {sigmas:?}");
                 assert_eq!(sigmas[steps], 0.0);
             }
-            assert!(grid.sigmas(&ldm, 0).is_err());
+            assert!(grid.sigmas(&ldm, 0, range).is_err());
+            assert!(grid.sigmas(&ldm, 5, (2.0, 1.0)).is_err());
+        }
+    }
+
+    #[test]
+    fn rules_over_a_range_keep_to_it() {
+        for name in Grid::names() {
+            let grid: Grid = name.parse().unwrap();
+            let [high, low] = [3.0, 0.1];
+            if grid.is_over_indices() || grid == Grid::Iddpm {
+                continue;
+            }
+            let sigmas = grid.sigmas(&Schedule::vp(), 7, (low, high)).unwrap();
+            assert!((sigmas[0] / high - 1.0).abs() < 1e-9 && (sigmas[6] / low - 1.0).abs() < 1e-9, "{name}: {sigmas:?}");
+        }
+    }
+
+    #[test]
+    fn an_exponent_belongs_to_two_of_them() {
+        for text in ["karras:rho=5", "polyexponential:rho=0.5"] {
+            assert_eq!(text.parse::<Grid>().unwrap().to_string(), text);
+        }
+        assert_eq!("exponential".parse::<Grid>().unwrap(), Grid::LogSnr);
+        for wrong in ["karras:rho=x", "karras:rho=0", "log-snr:rho=3", "karas"] {
+            assert!(wrong.parse::<Grid>().is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn rules_over_indices_need_indices() {
-        assert!(Grid::Trailing.sigmas(&Schedule::vp(), 10).is_err());
+        assert!(Grid::Trailing.sigmas(&Schedule::vp(), 10, (0.01, 80.0)).is_err());
         assert!(ldm_uniform(27, 1000).is_err() && ldm_uniform(2000, 1000).is_err());
     }
 

@@ -4,16 +4,26 @@ use candle_core::{DType, Tensor};
 
 use crate::{
     Result,
-    denoiser::{Clip, Denoiser},
+    denoiser::{Clip, Denoiser, Estimate},
 };
 
 /// Two estimates of x0: one to move towards and one to move away from. For classifier-free guidance (Ho & Salimans 2022) the
 /// second has no condition, or a negative one; for autoguidance (Karras et al. 2024) it is a worse network.
 pub trait Pair {
     /// The estimate to move towards.
-    fn conditional(&self, x: &Tensor, sigma: f64) -> Result<Tensor>;
+    fn conditional(&self, x: &Tensor, sigma: f64) -> Result<Estimate>;
     /// Both estimates, the one to move towards first. One batch of twice the size, or one after the other.
-    fn both(&self, x: &Tensor, sigma: f64) -> Result<(Tensor, Tensor)>;
+    fn both(&self, x: &Tensor, sigma: f64) -> Result<(Estimate, Tensor)>;
+}
+
+impl<P: Pair + ?Sized> Pair for Box<P> {
+    fn conditional(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
+        (**self).conditional(x, sigma)
+    }
+
+    fn both(&self, x: &Tensor, sigma: f64) -> Result<(Estimate, Tensor)> {
+        (**self).both(x, sigma)
+    }
 }
 
 /// Two denoisers, evaluated one after the other.
@@ -25,12 +35,12 @@ pub struct Sequential<A, B> {
 }
 
 impl<A: Denoiser, B: Denoiser> Pair for Sequential<A, B> {
-    fn conditional(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-        self.conditional.denoise(x, sigma)
+    fn conditional(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
+        self.conditional.estimate(x, sigma)
     }
 
-    fn both(&self, x: &Tensor, sigma: f64) -> Result<(Tensor, Tensor)> {
-        Ok((self.conditional.denoise(x, sigma)?, self.unconditional.denoise(x, sigma)?))
+    fn both(&self, x: &Tensor, sigma: f64) -> Result<(Estimate, Tensor)> {
+        Ok((self.conditional.estimate(x, sigma)?, self.unconditional.denoise(x, sigma)?))
     }
 }
 
@@ -58,26 +68,33 @@ impl<P: Pair> Guided<P> {
         self.scale != 1.0 && self.interval.is_none_or(|(low, high)| sigma > low && sigma <= high)
     }
 
-    fn guided(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+    fn guided(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
         if !self.acts_at(sigma) {
             return self.pair.conditional(x, sigma);
         }
-        let (c, u) = self.pair.both(x, sigma)?;
+        let (conditional, u) = self.pair.both(x, sigma)?;
+        let c = conditional.x0;
         let x0 = (u.affine(1.0 - self.scale, 0.0)? + c.affine(self.scale, 0.0)?)?;
+        let variance_share = conditional.variance_share;
         if self.rescale == 0.0 {
-            return Ok(x0);
+            return Ok(Estimate { x0, variance_share });
         }
         // sigma eps = x - x0, and the ratio of standard deviations does not know the factor.
         let (noise, noise_c) = ((x - x0)?, (x - c)?);
         let ratio = (std_per_sample(&noise_c)? / std_per_sample(&noise)?)?.affine(self.rescale, 1.0 - self.rescale)?;
-        Ok((x - noise.broadcast_mul(&ratio)?)?)
+        Ok(Estimate { x0: (x - noise.broadcast_mul(&ratio)?)?, variance_share })
     }
 }
 
 impl<P: Pair> Denoiser for Guided<P> {
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-        let x0 = self.guided(x, sigma)?;
-        self.clip.map_or(Ok(x0.clone()), |clip| clip.apply(&x0))
+        Ok(self.estimate(x, sigma)?.x0)
+    }
+
+    fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
+        let estimate = self.guided(x, sigma)?;
+        let Some(clip) = self.clip else { return Ok(estimate) };
+        Ok(Estimate { x0: clip.apply(&estimate.x0)?, ..estimate })
     }
 }
 

@@ -6,7 +6,7 @@
 //! - [`schedule`], [`grid`]: a schedule's own time to and from sigma; the noise levels that a sampler visits.
 //! - [`stages`]: where to cut the range of sigma, from the data (Zhang, Lu et al. 2024).
 //! - [`unet`]: one encoder and a decoder per stage; [`model`]: the network as a denoiser, with its classes and stages.
-//! - [`denoiser`], [`guidance`]: the one contract, x0 from `x0 + sigma eps`, and what adapts to it.
+//! - [`denoiser`], [`guidance`], [`masked`]: the one contract, x0 from `x0 + sigma eps`, and what adapts to it.
 //! - [`noise`], [`training`]: which noise levels are learned, and the training loop.
 //! - [`sampler`], [`sampling`]: solvers as free functions; seeds and classes in, latents out.
 
@@ -14,6 +14,7 @@ pub mod denoiser;
 mod error;
 pub mod grid;
 pub mod guidance;
+pub mod masked;
 pub mod model;
 pub mod noise;
 pub mod sampler;

@@ -13,7 +13,7 @@ use strata_nn::{
 
 use crate::{
     Error, Result,
-    denoiser::{Parametrization, Preconditioning},
+    denoiser::{Estimate, Parametrization, Preconditioning},
     noise::{check_boundaries, stage_of},
     schedule::Schedule,
     unet::{UNet, UNetConfig},
@@ -59,6 +59,21 @@ impl LatentScaling {
     /// # Errors
     /// If there are neither one nor C values.
     pub fn undo(&self, x: &Tensor) -> Result<Tensor> {
+        let (scale, shift) = self.rows(x)?;
+        Ok(x.broadcast_div(&scale)?.broadcast_add(&shift)?)
+    }
+
+    /// Samples of the model from latents of the autoencoder, `[B, C, H, W]`: `(z - shift) scale`.
+    ///
+    /// # Errors
+    /// As [`Self::undo`].
+    pub fn apply(&self, z: &Tensor) -> Result<Tensor> {
+        let (scale, shift) = self.rows(z)?;
+        Ok(z.broadcast_sub(&shift)?.broadcast_mul(&scale)?)
+    }
+
+    /// Scale and shift, [1, C or 1, 1, 1].
+    fn rows(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let channels = x.dim(1)?;
         if [&self.scale, &self.shift].iter().any(|v| v.len() != 1 && v.len() != channels) {
             return Err(Error::Mismatch {
@@ -68,7 +83,7 @@ impl LatentScaling {
             });
         }
         let row = |values: &[f32]| Tensor::from_slice(values, (1, values.len(), 1, 1), x.device());
-        Ok(x.broadcast_div(&row(&self.scale)?)?.broadcast_add(&row(&self.shift)?)?)
+        Ok((row(&self.scale)?, row(&self.shift)?))
     }
 }
 
@@ -213,10 +228,15 @@ impl Model {
 
     /// The denoiser's answer x0 at one sigma per sample. x: `[B, C, H, W]` = x0 + sigma eps.
     pub fn denoise(&self, x: &Tensor, sigmas: &[f64], condition: &Condition) -> Result<Tensor> {
+        Ok(self.estimate(x, sigmas, condition)?.x0)
+    }
+
+    /// The same, with the learned variance of a network of twice the channels.
+    pub fn estimate(&self, x: &Tensor, sigmas: &[f64], condition: &Condition) -> Result<Estimate> {
         let f = self.network(x, sigmas, condition, None)?;
         let c_skip = row_factors(sigmas, x, |s| self.preconditioning(s).c_skip)?;
         let c_out = row_factors(sigmas, x, |s| self.preconditioning(s).c_out)?;
-        Ok((x.broadcast_mul(&c_skip)? + f.broadcast_mul(&c_out)?)?)
+        Estimate::from_network(&f, x, |f| Ok((x.broadcast_mul(&c_skip)? + f.broadcast_mul(&c_out)?)?))
     }
 }
 

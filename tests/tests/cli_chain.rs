@@ -4,65 +4,12 @@
 
 mod common;
 
-use std::{
-    path::Path,
-    process::{Command, Stdio},
+use std::path::Path;
+
+use common::{
+    contents,
+    run::{SMALL_UNET, TRAIN, kill_when, ok, prepare},
 };
-
-use common::{binary, contents, pictures, strata};
-
-const SMALL_AUTOENCODER: &[&str] =
-    &["--set", "model.channels=[8,16]", "--set", "model.norm_groups=4", "--set", "model.decoder_blocks=1", "--batch", "4"];
-const SMALL_UNET: &[&str] = &[
-    "--set",
-    "unet.width=16",
-    "--set",
-    "unet.multipliers=[1,2]",
-    "--set",
-    "unet.blocks=1",
-    "--set",
-    "unet.attention=[1]",
-    "--set",
-    "unet.heads={ width = 16 }",
-    "--set",
-    "unet.groups=8",
-    "--set",
-    "unet.dropout=0.1",
-    "--set",
-    "unet.decoders=[{ width = 24, attention = [1] }, { width = 16 }, { width = 8 }]",
-    "--set",
-    "noise={ kind = \"uniform-time\" }",
-    "--batch",
-    "4",
-];
-
-fn ok(folder: &Path, args: &[&str], more: &[&str]) -> (String, String) {
-    let output = strata(folder).args(args).args(more).output().unwrap();
-    let (stdout, stderr) =
-        (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
-    assert!(output.status.success(), "strata {args:?} {more:?}\nstdout: {stdout}\nstderr: {stderr}");
-    (stdout, stderr)
-}
-
-/// Two classes of pictures of mixed sizes, PNG and JPEG, with a broken one among them.
-fn photos(folder: &Path) {
-    pictures(&folder.join("photos/cats"), 20);
-    pictures(&folder.join("photos/dogs"), 21);
-    let whole = std::fs::read(folder.join("photos/dogs/001.jpg")).unwrap();
-    std::fs::write(folder.join("photos/dogs/broken.jpg"), &whole[..whole.len() / 2]).unwrap();
-}
-
-/// Everything up to `stages.toml`.
-fn prepare(folder: &Path) {
-    photos(folder);
-    let train = ["train", "autoencoder", "--data", "photos", "--out", "autoencoder", "--size", "32", "--images", "64"];
-    let (_, stderr) = ok(folder, &train, SMALL_AUTOENCODER);
-    assert!(stderr.contains("broken.jpg"), "the broken picture is not named: {stderr}");
-    ok(folder, &["encode", "--autoencoder", "autoencoder", "--data", "photos", "--out", "latents"], &[]);
-    ok(folder, &["stages", "--latents", "latents", "--out", "stages.toml", "--samples", "300"], &["--quiet"]);
-}
-
-const TRAIN: &[&str] = &["train", "diffusion", "--latents", "latents", "--stages-file", "stages.toml"];
 
 #[test]
 fn cli_chain_on_a_folder_of_mixed_pictures() {
@@ -98,19 +45,6 @@ fn cli_chain_on_a_folder_of_mixed_pictures() {
 
     ok(folder, &["decode", "latents", "--out", "decoded", "--limit", "3", "--quiet"], &[]);
     assert_eq!(image::open(folder.join("decoded/000002.png")).unwrap().width(), 32);
-}
-
-/// Runs `strata args` and kills it as soon as `watched` has more than `count` entries.
-fn kill_when(folder: &Path, args: &[&str], watched: &Path, count: usize) {
-    let mut child =
-        Command::new(binary()).args(args).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let entries = || std::fs::read_dir(watched).map_or(0, Iterator::count);
-    while entries() <= count {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
-        std::thread::yield_now();
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 /// The checkpoints, without the wall-clock times of the log.

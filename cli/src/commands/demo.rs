@@ -5,7 +5,12 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::Context as _;
 use strata_autoencoder::{AutoencoderTraining, EncodeOptions, Reconstruction};
 use strata_datasets::{Dataset, DatasetOptions, LatentManifest, split};
-use strata_diffusion::{Error, sampler::Sampler, sampling::SampleOptions, stages::Stages, training::DiffusionTraining};
+use strata_diffusion::{
+    Error,
+    sampling::{GuidanceOptions, SampleOptions},
+    stages::Stages,
+    training::DiffusionTraining,
+};
 use toml::Table;
 
 use super::{
@@ -60,7 +65,7 @@ impl Demo<'_> {
         if !self.diffusion(&stages)? {
             return Ok(None);
         }
-        let painter = sample::Painter::load(&self.path("diffusion"), None, self.context)?;
+        let painter = sample::Painter::load(&self.path("diffusion"), None, None, self.context)?;
         let sampling = self.samples(&painter, &manifest.class_names)?;
         let (size, images, seconds) = (self.args.size, data.len(), self.began.elapsed().as_secs_f64());
         let model = painter.model;
@@ -131,12 +136,15 @@ impl Demo<'_> {
         let out = self.path("samples");
         let seeds: Vec<u64> = (0..SAMPLES).collect();
         let in_turn = options(seeds.clone(), sample::labels(&painter.model, Some("all"), &seeds)?);
-        let drawn = sample::draw(painter, &in_turn, Some(8), &out, self.context)?;
-        grid::write_grid(&drawn.images, 8, &self.path("samples.png"))?;
+        let drawn = |options: &SampleOptions| -> anyhow::Result<_> {
+            sample::draw(&sample::draw::Job::new(painter, options, &out), self.context)?;
+            sample::draw::pictures(&out, &options.seeds)
+        };
+        grid::write_grid(&drawn(&in_turn)?, 8, &self.path("samples.png"))?;
         let count = SAMPLES_PER_CLASS * classes.len() as u64;
         let labels = (0..count).map(|i| Some((i / SAMPLES_PER_CLASS) as u32)).collect();
         let by_class = options((SAMPLES..SAMPLES + count).collect(), labels);
-        let mut images = sample::draw(painter, &by_class, Some(8), &out, self.context)?.images.into_iter();
+        let mut images = drawn(&by_class)?.into_iter();
         let mut row = |name: &String| grid::Row {
             caption: name.clone(),
             images: images.by_ref().take(SAMPLES_PER_CLASS as usize).collect(),
@@ -148,16 +156,8 @@ impl Demo<'_> {
 }
 
 fn options(seeds: Vec<u64>, labels: Vec<Option<u32>>) -> SampleOptions {
-    SampleOptions {
-        seeds,
-        labels,
-        batch: 32,
-        steps: 20,
-        sampler: Sampler::default(),
-        guidance: sample::DEFAULT_GUIDANCE,
-        sigma_min: 0.01,
-        sigma_max: 80.0,
-    }
+    let guidance = GuidanceOptions { scale: sample::DEFAULT_GUIDANCE, ..GuidanceOptions::default() };
+    SampleOptions { seeds, labels, batch: 32, guidance, ..SampleOptions::default() }
 }
 
 /// The length of a preset, in images.

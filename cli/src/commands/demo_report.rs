@@ -186,15 +186,16 @@ fn training_section(results: &Results, records: &[Value], out: &Path) -> anyhow:
 
 fn sampling_section(results: &Results) -> anyhow::Result<Section> {
     let options = &results.sampling;
-    let sigmas = options.sigmas()?;
+    let sigmas = options.sigmas(&results.model)?;
+    let (sigma_min, sigma_max) = options.range(&results.model);
     let mut steps = vec![0usize; results.model.stages()];
     for sigma in sigmas.iter().filter(|s| **s > 0.0) {
         steps[results.model.stage(*sigma)] += 1;
     }
     let rows = steps.iter().enumerate().map(|(i, n)| vec![(i + 1).to_string(), n.to_string()]).collect();
     let text = format!(
-        "{} with {} steps from sigma {} to {}, guidance {}. The whole demo took {:.0} seconds in this call.",
-        options.sampler, options.steps, options.sigma_max, options.sigma_min, options.guidance, results.seconds
+        "{} with {} steps from sigma {sigma_max:.4} to {sigma_min:.4}, guidance {}. The whole demo took {:.0} seconds in this call.",
+        options.sampler, options.steps, options.guidance.scale, results.seconds
     );
     let blocks = vec![Block::Text(text), table("Steps that each stage's decoder takes", &["stage", "steps"], rows)];
     Ok(Section { title: "Sampling".to_string(), blocks })

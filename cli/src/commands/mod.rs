@@ -9,7 +9,6 @@ pub mod demo_report;
 pub mod encode;
 pub mod inspect;
 pub mod sample;
-pub mod seeds;
 pub mod settings;
 pub mod stages;
 pub mod train_autoencoder;

@@ -1,7 +1,5 @@
 //! The samplers by name.
 
-use std::{fmt, str::FromStr};
-
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -30,12 +28,25 @@ pub enum Sampler {
         /// Between the two.
         beta_share: f64,
     },
+    /// [`ddpm()`] with the network's own variance.
+    DdpmLearned,
     /// [`renoise()`].
     Renoise,
     /// [`heun()`].
     Heun,
     /// [`edm()`].
     Edm(Churn),
+    /// [`edm_general()`] in sigma, without a scale.
+    EdmGeneral {
+        /// Where the second evaluation lies in the step: 1 is Heun, 1/2 the midpoint, 2/3 Ralston; 0 leaves it out (Euler).
+        alpha: f64,
+        /// Noise added before the steps.
+        churn: Churn,
+    },
+    /// [`restart()`].
+    Restart(Restart),
+    /// [`predictor_corrector()`].
+    PredictorCorrector(PredictorCorrector),
     /// [`dpm2()`].
     Dpm2 {
         /// Share of fresh noise.
@@ -85,14 +96,19 @@ pub enum Sampler {
     },
 }
 
-const DATA: Dpm = Dpm { prediction: Prediction::Data, form: Form::Midpoint, stochastic: false, published_third: false };
+const DATA: Dpm =
+    Dpm { prediction: Prediction::Data, form: Form::Midpoint, stochastic: false, published_third: false, published_noise: false };
 const NOISE: Dpm = Dpm { prediction: Prediction::Noise, ..DATA };
 const SDE: Dpm = Dpm { stochastic: true, ..DATA };
 const CHURN: Churn = Churn { s_churn: 0.0, s_min: 0.0, s_max: f64::INFINITY, s_noise: 1.0 };
+const RESTART: Restart = Restart { count: 2, low: 0.3, high: 2.0, steps: 4 };
+const PC: PredictorCorrector =
+    PredictorCorrector { predictor: Predictor::ReverseDiffusion, langevin: LangevinStep::Annealed, snr: 0.16, corrections: 1 };
+const PC_ANCESTRAL: PredictorCorrector = PredictorCorrector { predictor: Predictor::Ancestral, ..PC };
 /// Steps below which multistep methods end with lower orders.
 const FEW_STEPS: usize = 15;
 
-const NAMED: [(&str, Sampler); 29] = [
+pub(super) const NAMED: [(&str, Sampler); 34] = [
     ("dpmpp-2m", Sampler::Multistep { solver: DATA, order: 2 }),
     ("dpmpp-3m", Sampler::Multistep { solver: DATA, order: 3 }),
     ("dpmpp-2s", Sampler::Singlestep { solver: DATA, order: 2 }),
@@ -112,9 +128,14 @@ const NAMED: [(&str, Sampler); 29] = [
     ("euler-ancestral", Sampler::EulerAncestral { eta: 1.0 }),
     ("ddim", Sampler::Ddim { eta: 0.0 }),
     ("ddpm", Sampler::Ddpm { beta_share: 0.0 }),
+    ("ddpm-learned", Sampler::DdpmLearned),
     ("renoise", Sampler::Renoise),
     ("heun", Sampler::Heun),
     ("edm", Sampler::Edm(CHURN)),
+    ("edm-general", Sampler::EdmGeneral { alpha: 1.0, churn: CHURN }),
+    ("restart", Sampler::Restart(RESTART)),
+    ("pc", Sampler::PredictorCorrector(PC)),
+    ("pc-ancestral", Sampler::PredictorCorrector(PC_ANCESTRAL)),
     ("dpm2", Sampler::Dpm2 { eta: 0.0 }),
     ("dpm2-ancestral", Sampler::Dpm2 { eta: 1.0 }),
     ("lms", Sampler::Lms { order: 4 }),
@@ -137,31 +158,20 @@ impl Sampler {
         NAMED.iter().map(|(name, _)| *name).collect()
     }
 
-    /// The settings that may follow the name.
-    fn settings(&mut self) -> Vec<(&'static str, &mut f64)> {
-        match self {
-            Self::Ddim { eta } | Self::EulerAncestral { eta } | Self::Dpm2 { eta } => vec![("eta", eta)],
-            Self::Ddpm { beta_share } => vec![("beta_share", beta_share)],
-            Self::Adaptive { atol, rtol, .. } => vec![("atol", atol), ("rtol", rtol)],
-            Self::Edm(churn) => vec![
-                ("s_churn", &mut churn.s_churn),
-                ("s_min", &mut churn.s_min),
-                ("s_max", &mut churn.s_max),
-                ("s_noise", &mut churn.s_noise),
-            ],
-            _ => Vec::new(),
-        }
-    }
-
     /// Whether it draws noise on the way.
     pub fn is_stochastic(&self) -> bool {
         match *self {
             Self::Ddim { eta } | Self::EulerAncestral { eta } | Self::Dpm2 { eta } => eta > 0.0,
-            Self::Edm(churn) => churn.s_churn > 0.0,
+            Self::Edm(churn) | Self::EdmGeneral { churn, .. } => churn.s_churn > 0.0,
             Self::Multistep { solver, .. } | Self::Singlestep { solver, .. } => solver.stochastic,
-            Self::Ddpm { .. } | Self::Renoise => true,
+            Self::Ddpm { .. } | Self::DdpmLearned | Self::Renoise | Self::Restart(_) | Self::PredictorCorrector(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether the states decide its steps: then a sample depends on those that it is drawn with.
+    pub fn is_adaptive(&self) -> bool {
+        matches!(self, Self::Adaptive { .. })
     }
 
     /// Samples x0 (or the state at the last of `run.sigmas`) from `x = x0 + sigmas[0] eps`: [B, ...], float32 or float64.
@@ -174,10 +184,17 @@ impl Sampler {
         match *self {
             Self::Euler => euler(run, x),
             Self::Ddim { eta } | Self::EulerAncestral { eta } => ancestral(run, x, Ancestral { eta, ..Default::default() }),
-            Self::Ddpm { beta_share } => ddpm(run, x, DdpmVariance { beta_share, noise_at_end: false }),
+            Self::Ddpm { beta_share } => ddpm(run, x, DdpmVariance { beta_share, ..DdpmVariance::SMALL }),
+            Self::DdpmLearned => ddpm(run, x, DdpmVariance::LEARNED),
             Self::Renoise => renoise(run, x),
             Self::Heun => heun(run, x),
             Self::Edm(churn) => edm(run, x, churn),
+            Self::EdmGeneral { alpha, churn } => {
+                let alpha = (alpha > 0.0).then_some(alpha);
+                edm_general(run, x, &EdmGeneral { map: TimeMap::Linear, scaling: Scaling::None, alpha, churn })
+            }
+            Self::Restart(settings) => restart(run, x, &settings),
+            Self::PredictorCorrector(settings) => predictor_corrector(run, x, &settings),
             Self::Dpm2 { eta } => dpm2(run, x, eta),
             Self::Lms { order } => lms(run, x, order),
             Self::Plms => plms(run, x),
@@ -234,119 +251,4 @@ fn check_sigmas(sigmas: &[f64]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-impl FromStr for Sampler {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let (name, settings) = text.split_once(':').unwrap_or((text, ""));
-        let Some((_, sampler)) = NAMED.iter().find(|(n, _)| *n == name) else {
-            let nearest = NAMED.iter().map(|(n, _)| *n).min_by_key(|n| edit_distance(n, name)).unwrap_or_default();
-            let all = Self::names().join(", ");
-            return Err(Error::Config(format!("unknown sampler `{name}`, did you mean `{nearest}`? known: {all}")));
-        };
-        let mut sampler = *sampler;
-        for item in settings.split(',').filter(|item| !item.is_empty()) {
-            set(&mut sampler, name, item)?;
-        }
-        Ok(sampler)
-    }
-}
-
-/// Sets one `key=value`.
-fn set(sampler: &mut Sampler, name: &str, item: &str) -> Result<()> {
-    let (key, value) = item.split_once('=').unwrap_or((item, ""));
-    let mut settings = sampler.settings();
-    let known: Vec<&str> = settings.iter().map(|(k, _)| *k).collect();
-    let target = settings.iter_mut().find(|(k, _)| *k == key.trim());
-    match (target, value.trim().parse::<f64>()) {
-        (Some((_, slot)), Ok(number)) if number >= 0.0 => **slot = number,
-        (Some(_), _) => {
-            return Err(Error::Config(format!("sampler `{name}`: `{key}` expected a number of at least 0, got `{value}`")));
-        }
-        (None, _) => {
-            let known = if known.is_empty() { "no settings".to_owned() } else { known.join(", ") };
-            return Err(Error::Config(format!("sampler `{name}`: unknown setting `{key}`; it has {known}")));
-        }
-    }
-    Ok(())
-}
-
-impl fmt::Display for Sampler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((name, _)) = NAMED.iter().find(|(_, sampler)| sampler == self) {
-            return f.write_str(name);
-        }
-        let mut own = *self;
-        let values: Vec<(&str, f64)> = own.settings().into_iter().map(|(k, v)| (k, *v)).collect();
-        for (name, sampler) in NAMED {
-            let mut with_own = sampler;
-            let defaults: Vec<f64> = with_own.settings().into_iter().map(|(_, v)| *v).collect();
-            with_own.settings().into_iter().zip(&values).for_each(|((_, slot), (_, value))| *slot = *value);
-            if with_own != *self {
-                continue;
-            }
-            let differing: Vec<String> =
-                values.iter().zip(defaults).filter(|((_, v), d)| v != d).map(|((k, v), _)| format!("{k}={v}")).collect();
-            let colon = if differing.is_empty() { "" } else { ":" };
-            return write!(f, "{name}{colon}{}", differing.join(","));
-        }
-        write!(f, "{self:?}")
-    }
-}
-
-impl TryFrom<String> for Sampler {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-impl From<Sampler> for String {
-    fn from(sampler: Sampler) -> Self {
-        sampler.to_string()
-    }
-}
-
-/// Levenshtein's distance.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, cb) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn names_round_trip() {
-        for name in Sampler::names() {
-            assert_eq!(name.parse::<Sampler>().unwrap().to_string(), name);
-        }
-        for text in ["ddim:eta=0.5", "edm:s_churn=40,s_noise=1.003"] {
-            assert_eq!(text.parse::<Sampler>().unwrap().to_string(), text);
-        }
-        assert_eq!(Sampler::default().to_string(), Sampler::names()[0]);
-    }
-
-    #[test]
-    fn errors_name_the_nearest() {
-        let message = |text: &str| text.parse::<Sampler>().unwrap_err().to_string();
-        assert!(message("dpmp-2m").contains("did you mean `dpmpp-2m`?"));
-        assert!(message("ddim:etta=1").contains("unknown setting `etta`; it has eta"));
-        assert!(message("ddim:eta=x").contains("expected a number"));
-        assert!(message("euler:eta=1").contains("no settings"));
-    }
 }

@@ -40,6 +40,9 @@ pub struct Dpm {
     /// Multistep of order 3 only: weigh the second difference as the published code does instead of by Taylor's formula: by half
     /// of it, and for the SDE with another constant. That reproduces published samples, and is of order 2 in the limit.
     pub published_third: bool,
+    /// Singlestep SDE moves only: fresh noise for every evaluation, as diffusers draws it, instead of one path's increments. That
+    /// reproduces its samples, and a move of order 2 is then hardly better than one of order 1.
+    pub published_noise: bool,
 }
 
 /// The differences of f over a step, as derivatives in lambda times h and h².
@@ -104,6 +107,12 @@ impl Dpm {
         }
     }
 
+    /// What a move from s to t makes of noise that was in x at s, and the deviation of the noise that it adds.
+    pub(super) fn noise_weights(&self, s: f64, t: f64) -> (f64, f64) {
+        let w = self.weights(s, t);
+        (w.x, w.noise)
+    }
+
     fn second_weight(&self, w: &Weights, s: f64, t: f64) -> f64 {
         match (self.published_third, self.stochastic) {
             (false, _) => w.second,
@@ -112,7 +121,7 @@ impl Dpm {
         }
     }
 
-    /// x at t from x and f at s, the differences of f and, for the SDE, noise.
+    /// x at t from x and f at s, the differences of f and, for the SDE, noise of the deviation that [`Self::noise_weights`] tells.
     pub(super) fn step(
         &self,
         (x, s, t): (&Tensor, f64, f64),
@@ -131,7 +140,7 @@ impl Dpm {
             terms.push((self.second_weight(&w, s, t), second));
         }
         if let Some(noise) = noise {
-            terms.push((w.noise, noise));
+            terms.push((1.0, noise));
         }
         combine(&terms)
     }

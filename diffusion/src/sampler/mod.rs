@@ -20,7 +20,10 @@ mod multistep;
 mod noise;
 mod plms;
 mod pndm;
+mod predictor_corrector;
+mod restart;
 mod singlestep;
+mod text;
 mod unipc;
 
 use candle_core::{DType, Tensor};
@@ -43,10 +46,15 @@ pub use self::{
     noise::{NoNoise, NoiseSource, SeededNoise},
     plms::plms,
     pndm::{Pndm, PndmCall, PndmRule, pndm},
+    predictor_corrector::{LangevinStep, Predictor, PredictorCorrector, predictor_corrector},
+    restart::{Restart, restart},
     singlestep::{singlestep, singlestep_orders},
     unipc::{UniPc, unipc},
 };
-use crate::{Error, Result, denoiser::Denoiser};
+use crate::{
+    Error, Result,
+    denoiser::{Denoiser, Estimate},
+};
 
 /// Sees the state after every step: (step from 0, x at the step's end). An error stops the run.
 pub type Observe<'a> = dyn FnMut(usize, &Tensor) -> Result<()> + 'a;
@@ -74,6 +82,13 @@ impl<'a> Run<'a> {
         let x0 = self.denoiser.denoise(x, sigma)?;
         check_finite(&x0, step, sigma)?;
         Ok(x0)
+    }
+
+    /// The same with a learned variance.
+    fn estimate(&self, step: usize, x: &Tensor, sigma: f64) -> Result<Estimate> {
+        let estimate = self.denoiser.estimate(x, sigma)?;
+        check_finite(&estimate.x0, step, sigma)?;
+        Ok(estimate)
     }
 
     /// The slope (x - x0)/sigma at sigma > 0: the noise eps.

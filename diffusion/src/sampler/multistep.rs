@@ -34,7 +34,7 @@ pub fn multistep(run: &mut Run, mut x: Tensor, solver: Dpm, orders: &[usize]) ->
         history.truncate(3);
         let order = if t == 0.0 { 1 } else { order.min(history.len()) };
         let differences = differences(&history[..order], (s / t).ln())?;
-        let noise = if solver.stochastic { Some(run.draw(i, &x)?) } else { None };
+        let noise = if solver.stochastic { Some((run.draw(i, &x)? * solver.noise_weights(s, t).1)?) } else { None };
         x = solver.step((&x, s, t), &history[0].1, &differences, noise.as_ref())?;
         run.observe(i, &x)?;
     }

@@ -5,9 +5,9 @@ use strata_nn::random::Key;
 
 use crate::{Error, Result};
 
-/// A source of standard normal noise. A sampler draws at most once a step.
+/// A source of standard normal noise. A sampler draws each index once; most draw once a step, by the step's own.
 pub trait NoiseSource {
-    /// Noise for a step, in the shape, dtype and place of `like`: [B, ...].
+    /// The noise of an index, in the shape, dtype and place of `like`: [B, ...].
     fn draw(&mut self, step: usize, like: &Tensor) -> Result<Tensor>;
 }
 
@@ -36,14 +36,24 @@ impl SeededNoise {
     }
 }
 
-impl NoiseSource for SeededNoise {
-    fn draw(&mut self, step: usize, like: &Tensor) -> Result<Tensor> {
+impl SeededNoise {
+    /// Noise for a level instead of a step, in the shape, dtype and place of `like`: the same whenever it is asked for.
+    pub fn of_level(&self, sigma: f64, like: &Tensor) -> Result<Tensor> {
+        self.rows(self.key.child("level").step(sigma.to_bits()), like)
+    }
+
+    fn rows(&self, key: Key, like: &Tensor) -> Result<Tensor> {
         let rows = like.dim(0)?;
         if rows != self.seeds.len() {
             return Err(Error::Config(format!("noise: expected one seed per sample, {rows}, got {}", self.seeds.len())));
         }
-        let noise = self.key.step(step as u64).normal_rows(&self.seeds, &like.dims()[1..], like.device())?;
-        Ok(noise.to_dtype(like.dtype())?)
+        Ok(key.normal_rows(&self.seeds, &like.dims()[1..], like.device())?.to_dtype(like.dtype())?)
+    }
+}
+
+impl NoiseSource for SeededNoise {
+    fn draw(&mut self, step: usize, like: &Tensor) -> Result<Tensor> {
+        self.rows(self.key.step(step as u64), like)
     }
 }
 

@@ -48,7 +48,7 @@ fn block(run: &mut Run, begin: usize, x: &Tensor, (solver, inner): (Dpm, Form), 
     let h = (s / levels[order]).ln();
     let fraction = |sigma: f64| (s / sigma).ln() / h;
     let mut f = Vec::with_capacity(order);
-    let mut state = x.clone();
+    let (mut state, mut path) = (x.clone(), Path { noise: None });
     for (k, &end) in levels[1..].iter().enumerate() {
         let x0 = run.denoise(begin + k, &state, levels[k])?;
         f.push(solver.prediction.of(&state, &x0, levels[k])?);
@@ -63,10 +63,32 @@ fn block(run: &mut Run, begin: usize, x: &Tensor, (solver, inner): (Dpm, Form), 
             }
             _ => third_order(&f, fraction(levels[1]), fraction(levels[2]), solver.form)?,
         };
-        let noise = if solver.stochastic { Some(run.draw(begin + k, x)?) } else { None };
-        state = stage.step((x, s, end), &f[0], &differences, noise.as_ref())?;
+        if solver.stochastic {
+            let fresh = run.draw(begin + k, x)?;
+            path.extend(solver, (s, levels[k], end), &fresh)?;
+        }
+        state = stage.step((x, s, end), &f[0], &differences, path.noise.as_ref())?;
     }
     Ok(state)
+}
+
+/// The noise that an SDE's path has gathered since a move began.
+struct Path {
+    noise: Option<Tensor>,
+}
+
+impl Path {
+    /// On to `to`: the increments of one path, so that what an evaluation inside the move saw of the noise is in the move's end, too.
+    fn extend(&mut self, solver: Dpm, (begin, from, to): (f64, f64, f64), fresh: &Tensor) -> Result<()> {
+        self.noise = Some(match &self.noise {
+            Some(before) if !solver.published_noise => {
+                let (keep, deviation) = solver.noise_weights(from, to);
+                combine(&[(keep, before), (deviation, fresh)])?
+            }
+            _ => combine(&[(solver.noise_weights(begin, to).1, fresh)])?,
+        });
+        Ok(())
+    }
 }
 
 /// h f' and h² f'' at the move's beginning, from evaluations at the fractions 0, r1, r2 of it.

@@ -3,6 +3,8 @@
 // Every test binary uses its part of this.
 #![allow(dead_code)]
 
+pub mod run;
+
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},

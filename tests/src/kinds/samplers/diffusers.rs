@@ -167,7 +167,7 @@ impl Setting<'_> {
         let scale = |sigma| schedule.scale(sigma);
         let shown = Shown { scale: &scale, init: 1.0, timesteps: &timesteps, whole: true, sigmas: None };
         self.solve(self.parametrization()?, (&schedule, &levels), &shown, |run, x| {
-            sampler::ddpm(run, x, DdpmVariance { beta_share, noise_at_end })
+            sampler::ddpm(run, x, DdpmVariance { beta_share, noise_at_end, ..DdpmVariance::SMALL })
         })
     }
 
@@ -262,7 +262,7 @@ impl Setting<'_> {
             other => bail!("solver_type {other}: expected midpoint or heun"),
         };
         ensure!(self.config.opt::<String>("variance_type")?.is_none(), "variance_type: no case describes it");
-        Ok(Dpm { prediction, form, stochastic, published_third: true })
+        Ok(Dpm { prediction, form, stochastic, published_third: true, published_noise: true })
     }
 
     fn dpm_family(&self) -> Result<Answer> {

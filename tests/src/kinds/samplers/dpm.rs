@@ -62,7 +62,7 @@ impl Setting {
             steps: config.get("steps")?,
             rule: time_rule(config)?,
             lower_order_final: config.or("lower_order_final", true)?,
-            solver: Dpm { prediction, form, stochastic: false, published_third: true },
+            solver: Dpm { prediction, form, published_third: true, ..Dpm::default() },
             ends: (config.or("t_start", ends.0)?, config.or("t_end", ends.1)?),
             atol: config.or("atol", 0.0078)?,
             rtol: config.or("rtol", 0.05)?,

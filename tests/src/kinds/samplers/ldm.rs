@@ -109,7 +109,7 @@ pub fn ancestral(case: &Case, config: &Config) -> Result<Answer> {
     let denoiser = Mixture::read(case, "gmm")?.denoiser(parametrization(&config.get::<String>("parameterization")?)?, &schedule);
     let clipped = Clipped { denoiser: &denoiser, clip: Clip::Static { range: 1.0 } };
     let denoiser: &dyn Denoiser = if config.get("clip_denoised")? { &clipped } else { &denoiser };
-    let variance = DdpmVariance { beta_share: config.get("v_posterior")?, noise_at_end: false };
+    let variance = DdpmVariance { beta_share: config.get("v_posterior")?, ..DdpmVariance::SMALL };
     let sigmas: Vec<f64> = discrete.sigmas().iter().rev().copied().chain([0.0]).collect();
     let x = (case.input("x_T")? / schedule.scale(sigmas[0]))?;
     let mut noise = Recorded::new(case.input_opt("noise"));

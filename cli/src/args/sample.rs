@@ -1,0 +1,126 @@
+//! `strata sample` as typed.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// `strata sample`
+#[derive(Debug, Args)]
+pub struct Sample {
+    /// Run directory or weight file of a diffusion model
+    #[arg(value_name = "RUN|FILE")]
+    pub model: PathBuf,
+    /// Folder for the pictures: created, or continued
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Seeds, one picture each: 7, 0-63 or 1,5,10-19. A seed decides its picture, whatever is drawn with it
+    #[arg(long, default_value = "0-15")]
+    pub seeds: String,
+    /// Pictures per forward pass; does not change them
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub batch: usize,
+    /// Autoencoder that turns latents into pictures [default: the one kept in the run]
+    #[arg(long, value_name = "RUN|FILE")]
+    pub autoencoder: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+    /// How the noise is taken away.
+    #[command(flatten)]
+    pub solver: Solver,
+    /// What is asked for.
+    #[command(flatten)]
+    pub wish: Wish,
+    /// What the pictures begin with.
+    #[command(flatten)]
+    pub start: Start,
+    /// What is written.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// How the noise is taken away.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Solver")]
+pub struct Solver {
+    /// Steps of the sampler
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub steps: usize,
+    /// Sampler, with settings where it has some (ddim:eta=0.5); an unknown name lists them
+    #[arg(long, default_value = "dpmpp-2m", value_name = "NAME")]
+    pub sampler: String,
+    /// How the noise levels are spaced (log-snr, time-uniform, karras:rho=5, ...); an unknown name lists them
+    #[arg(long, default_value = "karras", value_name = "NAME")]
+    pub grid: String,
+    /// Largest noise level [default: the schedule's, at most 80]
+    #[arg(long, value_name = "SIGMA")]
+    pub sigma_max: Option<f64>,
+    /// Smallest noise level before the end [default: the schedule's, at least 0.002]
+    #[arg(long, value_name = "SIGMA")]
+    pub sigma_min: Option<f64>,
+}
+
+/// What is asked for.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Condition and guidance")]
+pub struct Wish {
+    /// Class of the pictures, by name or number; `all` gives seed i class i modulo their number
+    #[arg(long, value_name = "CLASS")]
+    pub class: Option<String>,
+    /// Guidance towards the class: 1 is none, more is stronger [default: 2 with a class or --autoguidance]
+    #[arg(long, value_name = "SCALE")]
+    pub guidance: Option<f64>,
+    /// Guide away from this class instead of from no class
+    #[arg(long, value_name = "CLASS")]
+    pub negative_class: Option<String>,
+    /// Guide at these noise levels alone
+    #[arg(long, value_name = "LOW,HIGH", value_parser = parse_interval)]
+    pub guidance_interval: Option<(f64, f64)>,
+    /// Take back so much (0 to 1) of the contrast that guidance adds; 0.7 is usual
+    #[arg(long, value_name = "PHI", default_value_t = 0.0)]
+    pub guidance_rescale: f64,
+    /// Guide away from what a worse model draws: an early checkpoint, or a smaller network
+    #[arg(long, value_name = "RUN|FILE", conflicts_with = "negative_class")]
+    pub autoguidance: Option<PathBuf>,
+}
+
+/// What the pictures begin with.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Beginning with a picture")]
+pub struct Start {
+    /// Begin with this picture, cropped and resized as the model's are, instead of with noise alone
+    #[arg(long, value_name = "IMAGE")]
+    pub init_image: Option<PathBuf>,
+    /// How much of it is drawn anew, as the share of the steps that is taken [default: 0.6; with --mask 1]
+    #[arg(long, value_name = "SHARE", requires = "init_image")]
+    pub strength: Option<f64>,
+    /// Draw anew where this picture is white, and keep the pixels of --init-image where it is black
+    #[arg(long, value_name = "IMAGE", requires = "init_image")]
+    pub mask: Option<PathBuf>,
+}
+
+/// What is written.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct Output {
+    /// Columns of grid.png [default: a square]
+    #[arg(long, value_name = "N")]
+    pub columns: Option<usize>,
+    /// Show how the first N pictures (4 without a number) come about, in trajectory.png and trajectory.gif
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "4")]
+    pub trajectory: Option<usize>,
+    /// Sort the pictures into folders of 1000 seeds
+    #[arg(long)]
+    pub folders: bool,
+    /// Put the pictures into samples.zip, too
+    #[arg(long)]
+    pub zip: bool,
+    /// Put the pictures into samples.npz, too: arr_0 [N, H, W, 3] of bytes, and with classes arr_1 [N]
+    #[arg(long)]
+    pub npz: bool,
+}
+
+fn parse_interval(text: &str) -> Result<(f64, f64), String> {
+    let ends = text.split_once(',').and_then(|(low, high)| Some((low.trim().parse().ok()?, high.trim().parse().ok()?)));
+    ends.ok_or_else(|| "expected two noise levels, for example 0.3,5".to_string())
+}

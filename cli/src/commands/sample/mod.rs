@@ -1,0 +1,114 @@
+//! `strata sample`
+
+pub mod draw;
+mod folder;
+mod labels;
+mod pack;
+mod painter;
+mod seeds;
+mod start;
+mod trajectory;
+
+use serde_json::json;
+use strata_diffusion::{
+    Error,
+    grid::Grid,
+    sampler::Sampler,
+    sampling::{GuidanceOptions, SampleCost, SampleOptions},
+};
+
+pub use self::{draw::draw, labels::labels, painter::Painter};
+use self::{
+    draw::{Drawn, Job},
+    start::Beginning,
+};
+use crate::{Outcome, args, context::Context};
+
+/// Guidance when a class is asked for and no scale is given.
+pub const DEFAULT_GUIDANCE: f64 = 2.0;
+
+/// The command.
+///
+/// # Errors
+/// A model, autoencoder, picture or option that cannot be used; an output folder of another origin.
+pub fn run(args: &args::Sample, context: &Context) -> anyhow::Result<Outcome> {
+    // What is typed wrongly is said before anything is loaded.
+    let (sampler, grid) = (args.solver.sampler.parse::<Sampler>()?, args.solver.grid.parse::<Grid>()?);
+    let seeds = seeds::parse(&args.seeds)?;
+    let painter = Painter::load(&args.model, args.autoencoder.as_deref(), args.wish.autoguidance.as_deref(), context)?;
+    let beginning = Beginning::load(&args.start, &painter)?;
+    let options = SampleOptions {
+        labels: labels(&painter.model, args.wish.class.as_deref(), &seeds)?,
+        seeds,
+        batch: args.batch,
+        steps: args.solver.steps,
+        sampler,
+        grid,
+        guidance: guidance(&args.wish, &painter)?,
+        sigma_min: args.solver.sigma_min,
+        sigma_max: args.solver.sigma_max,
+        start: beginning.as_ref().map(|b| b.start.clone()),
+    };
+    let mut job = Job::new(&painter, &options, &args.out);
+    job.beginning = beginning.as_ref();
+    job.output = &args.output;
+    let drawn = match draw(&job, context) {
+        Err(e) if matches!(e.downcast_ref(), Some(Error::Interrupted)) => return Ok(Outcome::Interrupted),
+        other => other?,
+    };
+    report(&drawn, &options, args);
+    Ok(Outcome::Done)
+}
+
+fn guidance(wish: &args::Wish, painter: &Painter) -> anyhow::Result<GuidanceOptions> {
+    let guided = wish.class.is_some() || wish.autoguidance.is_some();
+    Ok(GuidanceOptions {
+        scale: wish.guidance.unwrap_or(if guided { DEFAULT_GUIDANCE } else { 1.0 }),
+        interval: wish.guidance_interval,
+        rescale: wish.guidance_rescale,
+        negative: wish.negative_class.as_deref().map(|class| labels::label(&painter.model, class)).transpose()?,
+    })
+}
+
+fn report(drawn: &Drawn, options: &SampleOptions, args: &args::Sample) {
+    let (per_image, cost) = (drawn.seconds / drawn.new.max(1) as f64, &drawn.cost);
+    if args.json {
+        let answer = json!({
+            "out": args.out, "images": options.seeds.len(), "new": drawn.new, "seconds_per_image": per_image,
+            "sampler": options.sampler, "grid": options.grid, "steps": options.steps, "guidance": options.guidance.scale,
+            "drawn": drawn.drawn, "evaluations_per_stage": cost.evaluations_per_stage,
+            "worse_evaluations_per_stage": cost.worse_evaluations_per_stage,
+            "gflops_per_image": gflops(cost.macs, drawn), "single_decoder_gflops_per_image": gflops(cost.single_decoder_macs, drawn),
+        });
+        println!("{answer}");
+        return;
+    }
+    println!("{}: {} images, {} of them new", args.out.display(), options.seeds.len(), drawn.new);
+    if drawn.drawn > 0 {
+        println!("{per_image:.2} s an image; {}", describe(cost, drawn));
+    }
+}
+
+/// Billions of floating-point operations an image, two to a multiply-accumulate.
+fn gflops(macs: u64, drawn: &Drawn) -> f64 {
+    2e-9 * macs as f64 / drawn.drawn.max(1) as f64
+}
+
+fn describe(cost: &SampleCost, drawn: &Drawn) -> String {
+    let per_image = |n: &u64| *n as f64 / drawn.drawn as f64;
+    let all = |counts: &[u64]| counts.iter().map(per_image).sum::<f64>();
+    let each: Vec<String> =
+        cost.evaluations_per_stage.iter().enumerate().map(|(i, n)| format!("stage {}: {:.1}", i + 1, per_image(n))).collect();
+    let worse = match all(&cost.worse_evaluations_per_stage) {
+        0.0 => String::new(),
+        n => format!(" and {n:.1} of the worse model"),
+    };
+    let (ours, single) = (gflops(cost.macs, drawn), gflops(cost.single_decoder_macs, drawn));
+    format!(
+        "{:.1} evaluations ({}){worse}, {ours:.2} GFLOPs an image\n\
+         with the costliest decoder at every noise level: {single:.2} GFLOPs an image, {:.2} times as much",
+        all(&cost.evaluations_per_stage),
+        each.join(", "),
+        single / ours.max(f64::MIN_POSITIVE),
+    )
+}

@@ -1,0 +1,79 @@
+//! What draws: a model, the autoencoder of its latents, and perhaps a worse model that guides.
+
+use std::path::Path;
+
+use anyhow::ensure;
+use candle_core::Tensor;
+use strata_autoencoder::LoadedAutoencoder;
+use strata_datasets::RgbImage;
+use strata_diffusion::{model::Model, training};
+use strata_training::sha256_file;
+
+use crate::{
+    commands::train_diffusion::{AUTOENCODER, check_autoencoder},
+    context::Context,
+    hint::hinted,
+};
+
+/// A model and the autoencoder that turns its latents into pictures.
+pub struct Painter {
+    /// The diffusion model.
+    pub model: Model,
+    /// SHA-256 of its weight file.
+    pub model_sha256: String,
+    /// The autoencoder of its latents.
+    pub autoencoder: LoadedAutoencoder,
+    /// The model of autoguidance with its SHA-256.
+    pub worse: Option<(Model, String)>,
+}
+
+impl Painter {
+    /// From a run directory or weight file; the autoencoder is the one kept beside it, or the given one.
+    ///
+    /// # Errors
+    /// If one of them cannot be read, or they do not belong together.
+    pub fn load(path: &Path, autoencoder: Option<&Path>, worse: Option<&Path>, context: &Context) -> anyhow::Result<Self> {
+        let (model, model_sha256) = load_model(path, context)?;
+        let made_by = &model.config().latents.autoencoder_sha256;
+        let beside = if path.is_dir() { path.join(AUTOENCODER) } else { path.with_file_name(AUTOENCODER) };
+        let given = autoencoder.map_or(beside, Path::to_path_buf);
+        if autoencoder.is_none() && !given.is_file() {
+            let hint = "name the autoencoder of its latents with --autoencoder";
+            return Err(hinted(format!("{}: there is no {AUTOENCODER} beside the model", path.display()), hint));
+        }
+        let weights = strata_autoencoder::weight_file(&given)?;
+        check_autoencoder(&weights, made_by)?;
+        let autoencoder = strata_autoencoder::load(&weights, &context.device)?;
+        let worse = worse.map(|path| load_model(path, context)).transpose()?;
+        if let Some((worse, _)) = &worse {
+            let theirs = &worse.config().latents;
+            ensure!(
+                *theirs == model.config().latents,
+                "--autoguidance: its latents are others: of autoencoder sha256 {}, scale {:?}, shift {:?}; the model's are of {made_by}",
+                theirs.autoencoder_sha256,
+                theirs.scale,
+                theirs.shift
+            );
+        }
+        Ok(Self { model, model_sha256, autoencoder, worse })
+    }
+
+    /// Pictures of samples: [B, C, H, W], scaled as the model was trained.
+    ///
+    /// # Errors
+    /// If the shape is another.
+    pub fn pictures(&self, x: &Tensor) -> anyhow::Result<Vec<RgbImage>> {
+        let z = self.model.config().latents.undo(x)?;
+        Ok(strata_autoencoder::decode_latents(&self.autoencoder, &z)?)
+    }
+
+    /// Side of the pictures.
+    pub fn size(&self) -> usize {
+        self.model.config().shape[1] * self.autoencoder.model.factor()
+    }
+}
+
+fn load_model(path: &Path, context: &Context) -> anyhow::Result<(Model, String)> {
+    let file = training::weight_file(path)?;
+    Ok((Model::load(&file, &context.device)?, sha256_file(&file)?))
+}

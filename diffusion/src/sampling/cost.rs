@@ -1,0 +1,61 @@
+//! What sampling cost, counted while it runs.
+
+use std::cell::Cell;
+
+use serde::Serialize;
+
+use crate::{
+    Result,
+    model::Model,
+    unet::{Cost, CostInput, Costs, costs},
+};
+
+/// What sampling cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SampleCost {
+    /// Evaluations of each stage's decoder, one per sample and call, stage 1 first.
+    pub evaluations_per_stage: Vec<u64>,
+    /// The same of the worse model of autoguidance; empty without.
+    pub worse_evaluations_per_stage: Vec<u64>,
+    /// Multiply-accumulates of all of them: each evaluates the shared encoder and one decoder.
+    pub macs: u64,
+    /// What as many evaluations would have cost with the costliest decoder for every noise level.
+    pub single_decoder_macs: u64,
+}
+
+/// Evaluations so far.
+pub(super) struct Counts {
+    pub model: Vec<Cell<u64>>,
+    pub worse: Vec<Cell<u64>>,
+}
+
+impl Counts {
+    pub fn new(model: &Model, worse: Option<&Model>) -> Self {
+        let none = |stages: usize| vec![Cell::new(0); stages];
+        Self { model: none(model.stages()), worse: none(worse.map_or(0, Model::stages)) }
+    }
+
+    pub fn cost(self, model: &Model, worse: Option<&Model>) -> Result<SampleCost> {
+        let counts = |cells: Vec<Cell<u64>>| cells.into_iter().map(Cell::into_inner).collect();
+        let mut cost = SampleCost {
+            evaluations_per_stage: counts(self.model),
+            worse_evaluations_per_stage: counts(self.worse),
+            ..SampleCost::default()
+        };
+        let all = [(Some(model), &cost.evaluations_per_stage), (worse, &cost.worse_evaluations_per_stage)];
+        let (mut macs, mut single) = (0, 0);
+        for (model, evaluations) in all.into_iter().filter_map(|(model, counts)| model.map(|m| (m, counts))) {
+            let active: Vec<u64> = network_costs(model)?.active().iter().map(Cost::macs).collect();
+            macs += active.iter().zip(evaluations).map(|(macs, n)| macs * n).sum::<u64>();
+            single += active.iter().max().unwrap_or(&0) * evaluations.iter().sum::<u64>();
+        }
+        (cost.macs, cost.single_decoder_macs) = (macs, single);
+        Ok(cost)
+    }
+}
+
+/// The costs of the model's network for one sample of its size.
+pub(super) fn network_costs(model: &Model) -> Result<Costs> {
+    let [_, height, width] = model.config().shape;
+    costs(&model.config().unet, CostInput { height, width, context_tokens: 1 })
+}

@@ -1,0 +1,99 @@
+//! The networks of a batch as one denoiser: the conditional one alone, guided by another condition, or by a worse network.
+
+use std::cell::Cell;
+
+use candle_core::{DType, Tensor};
+use strata_conditioning::Condition;
+
+use super::{
+    Sampling,
+    cost::{Counts, network_costs},
+};
+use crate::{
+    Result,
+    denoiser::{Denoiser, Estimate},
+    guidance::{Guided, Pair, Sequential},
+    model::Model,
+};
+
+/// Activations up to which the condition and its absence are evaluated in one batch of twice the size, in bytes.
+const AT_ONCE_BYTES: u64 = 2 << 30;
+
+/// What the options make of the networks for samples of the given labels.
+pub(super) fn denoiser<'a>(job: &Sampling<'a>, labels: &[Option<u32>], counts: &'a Counts) -> Result<Box<dyn Denoiser + 'a>> {
+    denoiser_at_once(job, labels, counts, fits_twice(job.model, labels.len())?)
+}
+
+/// The same, with the condition and its absence in one batch of twice the size or one after the other.
+pub(super) fn denoiser_at_once<'a>(
+    job: &Sampling<'a>,
+    labels: &[Option<u32>],
+    counts: &'a Counts,
+    at_once: bool,
+) -> Result<Box<dyn Denoiser + 'a>> {
+    let guidance = job.options.guidance;
+    let under = |model: &'a Model, labels: &[Option<u32>], counts: &'a [Cell<u64>]| -> Result<Network<'a>> {
+        Ok(Network { model, condition: model.condition(labels)?, counts })
+    };
+    let conditional = under(job.model, labels, &counts.model)?;
+    if guidance.scale == 1.0 {
+        return Ok(Box::new(conditional));
+    }
+    let negative = vec![guidance.negative; labels.len()];
+    let pair: Box<dyn Pair + 'a> = match job.worse {
+        Some(worse) => Box::new(Sequential { conditional, unconditional: under(worse, labels, &counts.worse)? }),
+        None if at_once => {
+            let both = under(job.model, &[labels, &negative].concat(), &counts.model)?;
+            Box::new(AtOnce { conditional, both })
+        }
+        None => Box::new(Sequential { conditional, unconditional: under(job.model, &negative, &counts.model)? }),
+    };
+    let (interval, rescale) = (guidance.interval, guidance.rescale);
+    Ok(Box::new(Guided { interval, rescale, ..Guided::new(pair, guidance.scale) }))
+}
+
+fn fits_twice(model: &Model, rows: usize) -> Result<bool> {
+    let floats = network_costs(model)?.active().iter().map(|c| c.activation_floats).max().unwrap_or(0);
+    Ok(2 * rows as u64 * floats * 4 <= AT_ONCE_BYTES)
+}
+
+/// A model under the conditions of a batch; it counts its evaluations.
+struct Network<'a> {
+    model: &'a Model,
+    condition: Condition,
+    counts: &'a [Cell<u64>],
+}
+
+impl Denoiser for Network<'_> {
+    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        Ok(self.estimate(x, sigma)?.x0)
+    }
+
+    fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
+        let rows = x.dim(0)?;
+        let count = &self.counts[self.model.stage(sigma)];
+        count.set(count.get() + rows as u64);
+        let estimate = self.model.estimate(&x.to_dtype(DType::F32)?, &vec![sigma; rows], &self.condition)?;
+        Ok(Estimate { x0: estimate.x0.to_dtype(x.dtype())?, ..estimate })
+    }
+}
+
+/// Both conditions in one batch of twice the size.
+struct AtOnce<'a> {
+    conditional: Network<'a>,
+    both: Network<'a>,
+}
+
+impl Pair for AtOnce<'_> {
+    fn conditional(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
+        self.conditional.estimate(x, sigma)
+    }
+
+    fn both(&self, x: &Tensor, sigma: f64) -> Result<(Estimate, Tensor)> {
+        let rows = x.dim(0)?;
+        let both = self.both.estimate(&Tensor::cat(&[x, x], 0)?, sigma)?;
+        let half = |t: &Tensor, from: usize| t.narrow(0, from, rows);
+        let variance_share = both.variance_share.map(|share| half(&share, 0)).transpose()?;
+        Ok((Estimate { x0: half(&both.x0, 0)?, variance_share }, half(&both.x0, rows)?))
+    }
+}
