@@ -13,7 +13,7 @@ use crate::{
     model::{LatentScaling, ModelConfig},
     noise::stage_of,
     schedule::Schedule,
-    unet::{UNetConfig, cost},
+    unet::{Cost, CostInput, UNetConfig, costs},
 };
 
 const BOUNDARIES: [f64; 2] = [0.6, 6.0];
@@ -137,8 +137,8 @@ fn every_evaluation_is_that_of_its_stage_and_counted() {
     }
     assert_eq!(counted.evaluations_per_stage, expected);
     assert!(expected.iter().all(|n| *n > 0));
-    let macs: Vec<u64> =
-        cost(&model.config().unet, 8, 8).unwrap().iter().map(|c| c.macs_conv + c.macs_linear + c.macs_attention).collect();
+    let input = CostInput { height: 8, width: 8, context_tokens: 1 };
+    let macs: Vec<u64> = costs(&model.config().unet, input).unwrap().active().iter().map(Cost::macs).collect();
     assert_eq!(counted.macs, macs.iter().zip(&expected).map(|(m, n)| m * n).sum::<u64>());
     assert_eq!(counted.single_decoder_macs, 60 * macs[0]);
     assert_eq!(collected.steps.iter().filter(|(first, _)| *first == 4).count(), 6);
