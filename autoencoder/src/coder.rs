@@ -5,6 +5,7 @@ use strata_nn::{
     Result,
     layers::{Conv2d, GroupNorm},
     params::Scope,
+    precision,
 };
 
 use crate::{
@@ -50,14 +51,14 @@ impl Encoder {
 
     /// x: `[B, H, W, C_in]` -> `[B, h, w, c_out]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut h = self.conv_in.forward(&fold(x, self.patch)?)?;
+        let mut h = self.conv_in.forward(&fold(&precision::enter(x)?, self.patch)?)?;
         for (chain, down) in &self.levels {
             h = chain.forward(&h)?;
             if let Some(down) = down {
                 h = down.forward(&h)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward_silu(&self.middle.forward(&h)?)?)
+        precision::leave(&self.conv_out.forward(&self.norm_out.forward_silu(&self.middle.forward(&h)?)?)?)
     }
 }
 
@@ -98,7 +99,7 @@ impl Decoder {
 
     /// z: `[B, h, w, bottleneck]` -> `[B, H, W, C_out]`.
     pub(crate) fn forward(&self, z: &Tensor) -> Result<Tensor> {
-        let mut h = self.middle.forward(&self.conv_in.forward(z)?)?;
+        let mut h = self.middle.forward(&self.conv_in.forward(&precision::enter(z)?)?)?;
         for (chain, up) in &self.levels {
             h = chain.forward(&h)?;
             if let Some(up) = up {
@@ -106,6 +107,7 @@ impl Decoder {
             }
         }
         let y = unfold(&self.conv_out.forward(&self.norm_out.forward_silu(&h)?)?, self.patch)?;
+        let y = precision::leave(&y)?;
         if self.tanh_out { Ok(y.tanh()?) } else { Ok(y) }
     }
 

@@ -6,6 +6,7 @@ use strata_nn::{
     layers::Conv2d,
     ops::{self, Conv2dConfig, Padding},
     params::{Init, Scope},
+    precision,
 };
 
 use crate::{
@@ -197,7 +198,7 @@ fn block(scope: &Scope, c: usize) -> Result<Step> {
 
 impl Stack {
     fn forward(&self, x: &Tensor) -> strata_nn::Result<Tensor> {
-        let mut h = x.clone();
+        let mut h = precision::enter(x)?;
         for step in &self.0 {
             h = match step {
                 Step::Conv(conv) => conv.forward(&h)?,
@@ -209,6 +210,6 @@ impl Stack {
                 Step::Double => ops::upsample_nearest2x(&h)?,
             };
         }
-        Ok(h)
+        precision::leave(&h)
     }
 }

@@ -46,7 +46,7 @@ pub struct Global {
 pub enum Dtype {
     /// 32-bit floats
     F32,
-    /// bfloat16: refused, no device of this version computes in it
+    /// bfloat16 inside networks, float32 parameters; CUDA cards only
     Bf16,
 }
 

@@ -1,7 +1,7 @@
 //! What every command needs: a device, somebody who shows progress, and a way to be stopped.
 
 use anyhow::{Context as _, bail};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use strata_training::{Interrupt, NoProgress, Progress};
 
 use crate::{
@@ -31,7 +31,10 @@ impl Context {
         set_threads(global.threads)?;
         let device = device(&global.device)?;
         if global.dtype == Dtype::Bf16 {
-            bail!("--dtype bf16 is not available on {}: leave it at f32", describe(&device));
+            if !device.is_cuda() {
+                bail!("--dtype bf16 is for CUDA cards, and this is {}: leave it at f32", describe(&device));
+            }
+            strata_nn::precision::set_activations(DType::BF16)?;
         }
         let interrupt = Interrupt::new();
         listen(&interrupt)?;

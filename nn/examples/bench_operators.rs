@@ -2,12 +2,12 @@
 //!
 //! Reads one row name a line from stdin, answers one JSON line each: `{"row": ..., "wall": ..., "cpu": ...}`, the milliseconds of
 //! one call after one call that warms up, on the wall and summed over the processors. The script decides how often and in which
-//! order.
+//! order. STRATA_BENCH_DEVICE (cpu, cuda:N) says where, STRATA_BENCH_DTYPE (f32, bf16) the type of the activations.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::{io::BufRead, time::Instant};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use strata_nn::{
     Result,
     ops::{self, Activation, Conv2dConfig},
@@ -56,14 +56,38 @@ fn row(name: &str) -> (Vec<Var>, Call) {
     }
 }
 
+/// The arguments on the device; all of an attention and the first of any other are activations of type `dtype`.
+fn placed(name: &str, args: &[Var], device: &Device, dtype: DType) -> Vec<Var> {
+    let activations = if name.starts_with("attention") { args.len() } else { 1 };
+    let place = |(i, v): (usize, &Var)| {
+        let dtype = if i < activations { dtype } else { DType::F32 };
+        Var::from_tensor(&v.as_detached_tensor().to_device(device).unwrap().to_dtype(dtype).unwrap()).unwrap()
+    };
+    args.iter().enumerate().map(place).collect()
+}
+
+fn device() -> Device {
+    match std::env::var("STRATA_BENCH_DEVICE").ok().filter(|d| d != "cpu") {
+        Some(name) => Device::new_cuda(name.strip_prefix("cuda:").unwrap_or("0").parse().unwrap()).unwrap(),
+        None => Device::Cpu,
+    }
+}
+
+fn dtype() -> DType {
+    if std::env::var("STRATA_BENCH_DTYPE").is_ok_and(|d| d == "bf16") { DType::BF16 } else { DType::F32 }
+}
+
 /// Milliseconds of one forward and backward pass (`train`) or of one forward pass without a graph.
 fn time(args: &[Var], call: &Call, train: bool) -> Result<[f64; 2]> {
     let tensors: Vec<Tensor> = args.iter().map(|v| if train { v.as_tensor().clone() } else { v.as_detached_tensor() }).collect();
+    let device = args[0].device();
+    device.synchronize()?;
     let (cpu, start) = (cpu_milliseconds(), Instant::now());
     let y = call(&tensors)?;
     if train {
         y.backward()?;
     }
+    device.synchronize()?;
     Ok([start.elapsed().as_secs_f64() * 1e3, cpu_milliseconds() - cpu])
 }
 
@@ -76,10 +100,12 @@ fn cpu_milliseconds() -> f64 {
 
 fn main() -> Result<()> {
     strata_nn::memory::keep_freed_memory();
+    let (device, dtype) = (device(), dtype());
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         let (mode, name) = line.split_once(' ').unwrap();
         let (args, call) = row(name);
+        let args = placed(name, &args, &device, dtype);
         let train = mode == "train";
         time(&args, &call, train)?;
         let [wall, cpu] = time(&args, &call, train)?;

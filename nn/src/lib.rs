@@ -5,7 +5,9 @@
 //! - [`ops`]: free functions over tensors, channels last: `[B, H, W, C]`. Each is differentiable in every tensor argument.
 //! - [`layers`]: parameters plus an operator (`Conv2d`, `Linear`, `GroupNorm`, ...).
 //! - [`memory`]: a setting of the allocator that programs make once.
+//! - [`multi_tensor`]: the optimizer's arithmetic over all parameters at once, on a card.
 //! - [`params`]: the registry of parameters, in order of creation, with seeded initialisers by name.
+//! - [`precision`]: the type of the activations inside networks.
 //! - [`random`]: noise as a function of its coordinates (seed, purpose, step, index).
 //! - [`weights`]: safetensors files with metadata, written beside their place and renamed.
 //!
@@ -23,8 +25,10 @@
 mod error;
 pub mod layers;
 pub mod memory;
+pub mod multi_tensor;
 pub mod ops;
 pub mod params;
+pub mod precision;
 pub mod random;
 pub mod weights;
 

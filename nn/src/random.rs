@@ -44,10 +44,16 @@ impl Key {
         Self { purpose: self.purpose.rotate_left(17) ^ fnv1a(purpose), ..self }
     }
 
+    /// The generator's key: the coordinates, the lower half of each first.
+    pub(crate) fn words(self) -> [u32; 8] {
+        let coordinates = [self.seed, self.purpose, self.step, self.index];
+        std::array::from_fn(|i| (coordinates[i / 2] >> (32 * (i % 2))) as u32)
+    }
+
     /// The generator of this stream, at its beginning.
     pub fn generator(self) -> ChaCha8Rng {
         let mut seed = [0u8; 32];
-        for (chunk, word) in seed.chunks_exact_mut(8).zip([self.seed, self.purpose, self.step, self.index]) {
+        for (chunk, word) in seed.chunks_exact_mut(4).zip(self.words()) {
             chunk.copy_from_slice(&word.to_le_bytes());
         }
         ChaCha8Rng::from_seed(seed)

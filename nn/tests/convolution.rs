@@ -3,8 +3,8 @@
 
 mod common;
 
-use candle_core::{DType, Device, Tensor};
-use common::{check, finite, normal, refuses};
+use candle_core::{DType, Tensor};
+use common::{check, device, finite, normal, refuses};
 use strata_nn::ops::{Conv2dConfig, Padding, conv2d};
 
 const ASYMMETRIC: Padding = Padding { top: 2, bottom: 0, left: 1, right: 3 };
@@ -57,7 +57,7 @@ fn a_gradient_that_is_not_contiguous_and_frozen_arguments() {
     check(
         "conv2d, fixed weight",
         &|a| {
-            let w = normal(&[&[4, 3, 3, 3]], 1.0)[0].to_dtype(a[0].dtype())?;
+            let w = normal(&[&[4, 3, 3, 3]], 1.0)[0].to_dtype(a[0].dtype())?.to_device(a[0].device())?;
             conv2d(&a[0], &w, None, config)
         },
         &args[..1],
@@ -71,7 +71,7 @@ fn zero_tiny_and_huge_arguments() {
 
 #[test]
 fn shapes_that_do_not_fit() {
-    let zeros = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap();
+    let zeros = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &device()).unwrap();
     let run = |x: &[usize], w: &[usize], b: &[usize], stride: usize| {
         conv2d(&zeros(x), &zeros(w), Some(&zeros(b)), Conv2dConfig { stride, padding: Padding::all(0) })
     };

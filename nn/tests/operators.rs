@@ -4,11 +4,11 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor};
-use common::{check, finite, normal, refuses};
+use common::{check, device, finite, normal, refuses};
 use strata_nn::ops::{self, Activation};
 
 fn zeros(dims: &[usize]) -> Tensor {
-    Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap()
+    Tensor::zeros(dims, DType::F32, &device()).unwrap()
 }
 
 #[test]
@@ -54,9 +54,10 @@ fn group_norm_in_all_its_forms() {
 #[test]
 fn the_variance_survives_a_large_mean() {
     let x = normal(&[&[1, 40, 50, 8]], 1.0)[0].affine(1.0, 3000.0).unwrap().to_dtype(DType::F32).unwrap();
-    let (one, zero) = (zeros(&[8]).affine(0.0, 1.0).unwrap(), zeros(&[8]));
+    let (one, zero) = (Tensor::ones(8, DType::F32, &Device::Cpu).unwrap(), Tensor::zeros(8, DType::F32, &Device::Cpu).unwrap());
     let y = |dtype: DType| {
-        let [x, one, zero] = [&x, &one, &zero].map(|t| t.to_dtype(dtype).unwrap());
+        let device = if dtype == DType::F64 { Device::Cpu } else { device() };
+        let [x, one, zero] = [&x, &one, &zero].map(|t| t.to_dtype(dtype).unwrap().to_device(&device).unwrap());
         let y = ops::group_norm(&x, &one, &zero, 2, 1e-5, None, Activation::Identity).unwrap();
         y.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
     };
@@ -109,7 +110,8 @@ fn activations() {
 }
 
 fn attention(a: &[Tensor], mask: Option<&Tensor>) -> strata_nn::Result<Tensor> {
-    ops::attention(&a[0], &a[1], &a[2], 0.7, mask)
+    let mask = mask.map(|m| m.to_device(a[0].device())).transpose()?;
+    ops::attention(&a[0], &a[1], &a[2], 0.7, mask.as_ref())
 }
 
 #[test]
@@ -130,7 +132,7 @@ fn self_and_cross_attention() {
 #[test]
 fn a_masked_key_takes_no_part() {
     let args: Vec<Tensor> = normal(&[&[1, 4, 1, 3], &[1, 5, 1, 3], &[1, 5, 1, 3]], 1.0);
-    let args: Vec<Tensor> = args.iter().map(|t| t.to_dtype(DType::F32).unwrap()).collect();
+    let args: Vec<Tensor> = args.iter().map(|t| t.to_dtype(DType::F32).unwrap().to_device(&device()).unwrap()).collect();
     let mask = Tensor::new(&[[1f32, 1., 1., 0., 0.]], &Device::Cpu).unwrap();
     let cut: Vec<Tensor> = args.iter().map(|t| t.narrow(1, 0, t.dim(1).unwrap().min(3)).unwrap()).collect();
     let masked = attention(&args, Some(&mask)).unwrap();

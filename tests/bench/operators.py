@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Times the operators of nn/ against PyTorch eager on the CPU, in turn, and prints a table with the ratios.
+"""Times the operators of nn/ against PyTorch, in turn, and prints a table with the ratios.
 
     tests/bench/operators.sh [--repeat 7] [--threads N] [--rows conv,attention]
+    tests/bench/operators.sh --device cuda --dtype bf16 [--compile]
 
 Both sides run in turn: for every repetition first ours, then PyTorch's, then the next row, so that a machine that
 slows down slows both. A time is one forward and backward pass (`train`) or one forward pass (`infer`) after a warm-up.
 Ratio = PyTorch's median / ours: above 1 we are faster. The row `infer linear:1024,1024,1024` is the roofline of the others.
 `--clock cpu --threads 1` counts processor time instead of time: for machines that others use too, where the threads of a side
-that waits by spinning (PyTorch's) lose more.
+that waits by spinning (PyTorch's) lose more. On a card both sides compute float32 in float32 (no TF32), and in bfloat16 PyTorch runs
+under autocast, as trainings do: parameters float32, activations bfloat16, images channels_last; `--compile` compiles its calls.
 """
 
 import argparse, json, os, statistics, subprocess, sys, time
@@ -57,7 +59,7 @@ def flops(row):
     return 0
 
 
-def build(row):
+def build(row, options):
     """The arguments and the call, laid out as PyTorch likes it best: images in channels_last memory."""
     mode, rest = row.split()
     kind, dims = rest.split(":")
@@ -88,15 +90,29 @@ def build(row):
         call = F.scaled_dot_product_attention
     else:
         sys.exit(f"unknown row {row}")
+    activations = len(args) if kind == "attention" else 1
+    half = options.dtype == "bf16"
+    args = [a.to(options.device, torch.bfloat16 if half and i < activations else torch.float32) for i, a in enumerate(args)]
+    plain = torch.compile(call) if options.compile else call
+    if half:
+        call = lambda *a: autocast(plain, a, options.device)
+    else:
+        call = plain
     if mode == "train":
         args = [a.requires_grad_() for a in args]
     return args, call, mode == "train"
+
+
+def autocast(call, args, device):
+    with torch.autocast(device, dtype=torch.bfloat16):
+        return call(*args)
 
 
 def once(args, call, train, clock):
     """Milliseconds of one call."""
     for a in args:
         a.grad = None
+    finish(args)
     start = clock()
     if train:
         y = call(*args)
@@ -104,7 +120,14 @@ def once(args, call, train, clock):
     else:
         with torch.no_grad():
             call(*args)
+    finish(args)
     return (clock() - start) * 1e3
+
+
+def finish(args):
+    """Waits for what a card still has to do."""
+    if args[0].is_cuda:
+        torch.cuda.synchronize()
 
 
 def ours(process, row, clock):
@@ -120,17 +143,23 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rows", default="", help="only rows that contain one of these words")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile PyTorch's side")
     options = parser.parse_args()
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     torch.set_num_threads(options.threads)
-    environment = dict(os.environ, RAYON_NUM_THREADS=str(options.threads))
+    environment = dict(os.environ, RAYON_NUM_THREADS=str(options.threads), STRATA_BENCH_DTYPE=options.dtype)
+    environment["STRATA_BENCH_DEVICE"] = "cuda:0" if options.device == "cuda" else "cpu"
     process = subprocess.Popen([options.binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     words = [w for w in options.rows.split(",") if w]
     rows = [r for r in ROWS if not words or any(w in r for w in words)]
-    print(f"threads {options.threads}, {options.clock} time, repetitions {options.repeat}, PyTorch {torch.__version__}")
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"threads {options.threads}"
+    how = f"{options.dtype}, PyTorch {'compiled' if options.compile else 'eager'} {torch.__version__}"
+    print(f"{where}, {how}, {options.clock} time, repetitions {options.repeat}")
     print(f"{'row':40} {'ours ms':>9} {'torch ms':>9} {'ratio':>6} {'GFLOP/s':>8}")
     for row in rows:
-        built = build(row)
+        built = build(row, options)
         once(*built, clock)
         pairs = [(ours(process, row, options.clock), once(*built, clock)) for _ in range(options.repeat)]
         mine, theirs = (statistics.median(side) for side in zip(*pairs))

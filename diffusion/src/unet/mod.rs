@@ -47,7 +47,7 @@ mod validate;
 
 use candle_core::{Device, Tensor};
 use strata_conditioning::Condition;
-use strata_nn::{ops, params::Scope, random::Key};
+use strata_nn::{ops, params::Scope, precision, random::Key};
 
 pub use config::{DecoderConfig, Heads, InputPyramid, Resample, TransformerConfig, UNetConfig, Waves};
 pub use cost::{Cost, CostInput, Costs, costs};
@@ -131,11 +131,12 @@ impl UNet {
     pub fn forward(&self, x: &Tensor, c_noise: &[f32], stages: &[usize], cond: &Condition, train: Option<Key>) -> Result<Tensor> {
         let x = self.input(x, c_noise, stages, cond)?;
         let embedding = ops::silu(&self.embedding.forward(&self.config, c_noise, cond, &self.device)?)?;
+        let embedding = precision::enter(&embedding)?;
         let pass = Pass { embedding, context: self.context(x.dim(0)?, cond)?, train };
         let routing = Routing::new(stages, self.decoders.len())?;
         let encoded = self.encoder.forward(&x, &pass)?;
         let y = routing.run(&encoded, &pass, |stage, encoded, pass| self.decoders[stage].forward(encoded, pass))?;
-        Ok(y.permute((0, 3, 1, 2))?.contiguous()?)
+        Ok(precision::leave(&y.permute((0, 3, 1, 2))?.contiguous()?)?)
     }
 
     /// The input channels last, `Condition::concat` behind x, with every size checked.
@@ -156,7 +157,7 @@ impl UNet {
         if got != expected {
             return Err(Error::Config(format!("U-Net input: expected {expected} channels, got {got}")));
         }
-        Ok(x.permute((0, 2, 3, 1))?.contiguous()?)
+        Ok(precision::enter(&x.permute((0, 2, 3, 1))?.contiguous()?)?)
     }
 
     fn context(&self, batch: usize, cond: &Condition) -> Result<Option<Tensor>> {
@@ -167,7 +168,9 @@ impl UNet {
             };
         };
         match &cond.context {
-            Some(context) if matches!(*context.dims(), [b, _, d] if b == batch && d == width) => Ok(Some(context.contiguous()?)),
+            Some(context) if matches!(*context.dims(), [b, _, d] if b == batch && d == width) => {
+                Ok(Some(precision::enter(&context.contiguous()?)?))
+            }
             Some(context) => {
                 Err(Error::Config(format!("`Condition::context`: expected [{batch}, T, {width}], got {:?}", context.dims())))
             }

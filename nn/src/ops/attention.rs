@@ -4,10 +4,13 @@ use std::sync::OnceLock;
 
 use candle_core::{DType, Tensor};
 
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+use super::cuda;
 use super::{
     composed,
     cpu::{self, attention::Attention, kernel::apply3},
     not_empty,
+    precision::{is_narrow, widened},
 };
 use crate::{Error, Result};
 
@@ -18,6 +21,10 @@ use crate::{Error, Result};
 /// If the shapes do not agree.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
     let [batch, queries, heads, width, keys] = check(q, k, v, mask)?;
+    on_card!([q, k, v] => cuda::attention(q, k, v, mask, cuda::Sizes { batch, heads, queries, keys, width, scale: scale as f32 }));
+    if is_narrow(q) {
+        return Ok(attention(&widened(q)?, &widened(k)?, &widened(v)?, scale, mask)?.to_dtype(q.dtype())?);
+    }
     if !cpu::applies(&[q, k, v]) {
         return composed::attention::attention(q, k, v, scale, mask);
     }

@@ -2,6 +2,8 @@
 
 use candle_core::Tensor;
 
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+use super::cuda;
 use super::{
     composed,
     cpu::{
@@ -9,6 +11,7 @@ use super::{
         convolution::Geometry,
         kernel::{apply2, apply3},
     },
+    precision::{is_narrow, rounded, widened},
 };
 use crate::{Error, Result};
 
@@ -58,9 +61,6 @@ impl Conv2dConfig {
 /// If the shapes do not agree or the padded image is smaller than the kernel.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let output = output_size(x, weight, bias, config)?;
-    if !cpu::applies(&[x, weight]) || bias.is_some_and(|b| !cpu::applies(&[b])) {
-        return composed::convolution::conv2d(x, weight, bias, config, output);
-    }
     let geometry = Geometry {
         input: x.shape().dims4().map(|(b, h, w, c)| [b, h, w, c])?,
         output,
@@ -68,6 +68,14 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2d
         stride: config.stride,
         top_left: [config.padding.top, config.padding.left],
     };
+    on_card!([x] => cuda::conv2d(x, weight, bias, geometry));
+    if is_narrow(x) {
+        let (wide, weight) = (widened(x)?, rounded(weight, x.dtype())?);
+        return Ok(conv2d(&wide, &weight, bias.map(widened).transpose()?.as_ref(), config)?.to_dtype(x.dtype())?);
+    }
+    if !cpu::applies(&[x, weight]) || bias.is_some_and(|b| !cpu::applies(&[b])) {
+        return composed::convolution::conv2d(x, weight, bias, config, output);
+    }
     match bias {
         Some(bias) => apply3(geometry, x, weight, bias),
         None => apply2(geometry, x, weight),

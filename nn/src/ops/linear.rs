@@ -2,6 +2,8 @@
 
 use candle_core::Tensor;
 
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+use super::cuda;
 use super::{
     composed,
     cpu::{
@@ -10,6 +12,7 @@ use super::{
         linear::{Linear, Sizes},
     },
     not_empty,
+    precision::{is_narrow, rounded, widened},
 };
 use crate::{Error, Result};
 
@@ -33,10 +36,16 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if let Some(last) = shape.last_mut() {
         *last = n_out;
     }
+    let sizes = Sizes { rows: x.elem_count() / n_in, n_in, n_out };
+    on_card!([x] => cuda::linear(x, weight, bias, shape, sizes));
+    if is_narrow(x) {
+        let (wide, weight) = (widened(x)?, rounded(weight, x.dtype())?);
+        return Ok(linear(&wide, &weight, bias.map(widened).transpose()?.as_ref())?.to_dtype(x.dtype())?);
+    }
     if !cpu::applies(&[x, weight]) || bias.is_some_and(|b| !cpu::applies(&[b])) {
         return composed::linear::linear(x, weight, bias, &shape);
     }
-    let kernel = Linear { sizes: Sizes { rows: x.elem_count() / n_in, n_in, n_out }, shape };
+    let kernel = Linear { sizes, shape };
     match bias {
         Some(bias) => apply3(kernel, x, weight, bias),
         None => apply2(kernel, x, weight),

@@ -2,6 +2,8 @@
 
 use candle_core::Tensor;
 
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+use super::cuda;
 use super::{
     composed,
     cpu::{
@@ -10,6 +12,7 @@ use super::{
         loss::{Distance, Loss},
     },
     not_empty,
+    precision::{is_narrow, widened},
 };
 use crate::{Error, Result};
 
@@ -48,5 +51,9 @@ fn per_sample(op: &'static str, a: &Tensor, b: &Tensor, distance: Distance) -> R
         return Err(Error::argument(op, "b", format!("{:?}", a.dims()), b.dims()));
     }
     not_empty(op, "a", a)?;
+    if is_narrow(a) != is_narrow(b) {
+        return per_sample(op, &widened(a)?, &widened(b)?, distance);
+    }
+    on_card!([a, b] => cuda::loss(a, b, samples, distance));
     if cpu::applies(&[a, b]) { apply2(Loss { samples, distance }, a, b) } else { composed::loss::loss(a, b, distance) }
 }

@@ -1,13 +1,26 @@
 //! Operators over tensors, channels last: activations are `[B, H, W, C]`, contiguous.
 //!
 //! Every operator is differentiable in every tensor argument, also when a tensor is used twice. On the CPU in float32 the
-//! hot ones run kernels of their own; any other device or dtype takes the same formula composed of candle's operators.
+//! hot ones run kernels of their own, on CUDA cards in float32 and bfloat16 too (parameters are float32 either way); any other
+//! device or dtype takes the same formula composed of candle's operators.
+
+/// Returns what the card's kernel answers if there is one for these activations; nothing in a build without.
+macro_rules! on_card {
+    ([$($x:expr),+] => $call:expr) => {
+        #[cfg(any(feature = "cuda", feature = "emulate"))]
+        if cuda::applies(&[$($x),+]) {
+            return $call;
+        }
+    };
+}
 
 mod activation;
 mod attention;
 mod composed;
 mod convolution;
 mod cpu;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+mod cuda;
 mod dropout;
 mod embedding;
 mod fir;
@@ -15,7 +28,11 @@ mod fourier;
 mod linear;
 mod loss;
 mod normalization;
+mod precision;
 mod resample;
+
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+pub(crate) use cuda::optimizer;
 
 pub use activation::{geglu, gelu, gelu_tanh, silu};
 pub use attention::attention;

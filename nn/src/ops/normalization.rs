@@ -4,10 +4,13 @@ use std::sync::OnceLock;
 
 use candle_core::Tensor;
 
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+use super::cuda;
 use super::{
     composed,
     cpu::{self, group_norm::GroupNorm, kernel::apply3, layer_norm::LayerNorm},
     not_empty,
+    precision::{is_narrow, widened},
 };
 use crate::{Error, Result};
 
@@ -37,6 +40,27 @@ pub fn group_norm(
     activation: Activation,
 ) -> Result<Tensor> {
     let (b, c) = check(x, weight, bias, groups, scale_shift)?;
+    on_card!([x] => {
+        let norm = cuda::GroupNorm {
+            shape: x.dims().to_vec(),
+            samples: b,
+            rows: x.elem_count() / (b * c),
+            channels: c,
+            groups,
+            eps,
+            per_sample: scale_shift.is_some(),
+            silu: activation == Activation::Silu,
+        };
+        let (weight, bias) = (widened(weight)?, widened(bias)?);
+        let folded = scale_shift.map(|(s, t)| folded(&weight, &bias, &widened(s)?, &widened(t)?)).transpose()?;
+        let (weight, bias) = folded.unwrap_or((weight, bias));
+        cuda::group_norm(norm, x, &weight, &bias)
+    });
+    if is_narrow(x) {
+        let wide = scale_shift.map(|(s, t)| Ok::<_, Error>((widened(s)?, widened(t)?))).transpose()?;
+        let (weight, bias, scale_shift) = (widened(weight)?, widened(bias)?, wide.as_ref().map(|(s, t)| (s, t)));
+        return Ok(group_norm(&widened(x)?, &weight, &bias, groups, eps, scale_shift, activation)?.to_dtype(x.dtype())?);
+    }
     if !cpu::applies(&[x, weight, bias]) || scale_shift.is_some_and(|(s, t)| !cpu::applies(&[s, t])) {
         return composed::normalization::group_norm(x, weight, bias, groups, eps, scale_shift, activation);
     }
@@ -52,10 +76,14 @@ pub fn group_norm(
         moments: OnceLock::new(),
     };
     let Some((scale, shift)) = scale_shift else { return apply3(kernel, x, weight, bias) };
-    // (n w + b)(1 + s) + t = n [w (1 + s)] + [b (1 + s) + t]: the kernel needs no more than a weight and a bias per sample.
+    let (weight, bias) = folded(weight, bias, scale, shift)?;
+    apply3(kernel, x, &weight, &bias)
+}
+
+/// (n w + b)(1 + s) + t = n [w (1 + s)] + [b (1 + s) + t]: a kernel needs no more than a weight and a bias per sample.
+fn folded(weight: &Tensor, bias: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<(Tensor, Tensor)> {
     let scale = (scale + 1.0)?;
-    let bias = (scale.broadcast_mul(bias)? + shift)?;
-    apply3(kernel, x, &scale.broadcast_mul(weight)?, &bias)
+    Ok((scale.broadcast_mul(weight)?, (scale.broadcast_mul(bias)? + shift)?))
 }
 
 /// Layer norm over the last dimension. x: `[..., C]`, weight and bias: `[C]`.
@@ -70,6 +98,10 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
         }
     }
     not_empty("layer_norm", "x", x)?;
+    on_card!([x] => cuda::layer_norm(x, weight, bias, eps));
+    if is_narrow(x) {
+        return Ok(layer_norm(&widened(x)?, &widened(weight)?, &widened(bias)?, eps)?.to_dtype(x.dtype())?);
+    }
     if !cpu::applies(&[x, weight, bias]) {
         return composed::normalization::layer_norm(x, weight, bias, eps);
     }

@@ -2,6 +2,8 @@
 
 use candle_core::{D, Tensor};
 
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+use super::cuda;
 use super::{
     composed,
     cpu::{
@@ -10,6 +12,7 @@ use super::{
         resample::{Average2x, Join, Upsample2x},
     },
     not_empty,
+    precision::{is_narrow, widened},
 };
 use crate::{Error, Result};
 
@@ -23,6 +26,7 @@ pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
     };
     not_empty("upsample_nearest2x", "x", x)?;
     let small = [b, h, w, c];
+    on_card!([x] => cuda::upsample_nearest2x(x, small));
     if cpu::applies(&[x]) { apply1(Upsample2x(small), x) } else { composed::resample::upsample_nearest2x(x, small) }
 }
 
@@ -36,6 +40,10 @@ pub fn average_pool2x(x: &Tensor) -> Result<Tensor> {
         _ => return Err(Error::argument("average_pool2x", "x", "[B, H, W, C] with even sides", x.dims())),
     };
     not_empty("average_pool2x", "x", x)?;
+    on_card!([x] => cuda::average_pool2x(x, small));
+    if is_narrow(x) {
+        return Ok(average_pool2x(&widened(x)?)?.to_dtype(x.dtype())?);
+    }
     if cpu::applies(&[x]) { apply1(Average2x(small), x) } else { composed::resample::average_pool2x(x, small) }
 }
 
@@ -52,6 +60,7 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
     not_empty("concat_channels", "a", a)?;
     not_empty("concat_channels", "b", b)?;
+    on_card!([a, b] => cuda::concat_channels(a, b, [outer, &[m + n]].concat(), [m, n]));
     if !cpu::applies(&[a, b]) {
         return Ok(Tensor::cat(&[a, b], D::Minus1)?);
     }

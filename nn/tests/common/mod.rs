@@ -17,16 +17,34 @@ pub fn normal(shapes: &[&[usize]], size: f64) -> Vec<Tensor> {
 }
 
 /// A scalar that uses every argument twice, so that gradients must be accumulated.
-fn scalar(f: Operator, args: &[Tensor]) -> Tensor {
+pub fn scalar(f: Operator, args: &[Tensor]) -> Tensor {
     let (y, again) = (f(args).unwrap(), f(args).unwrap());
     let r = normal(&[y.dims(), y.dims()], 1.0);
-    let (r0, r1) = (r[0].to_dtype(y.dtype()).unwrap(), r[1].to_dtype(y.dtype()).unwrap());
+    let like = |r: &Tensor| r.to_dtype(y.dtype()).unwrap().to_device(y.device()).unwrap();
+    let (r0, r1) = (like(&r[0]), like(&r[1]));
     let linear = (y * r0).unwrap().sum_all().unwrap();
     (linear + (again.sqr().unwrap() * r1).unwrap().sum_all().unwrap()).unwrap()
 }
 
-/// Output and gradients of all arguments in `dtype`, as float64.
+/// Where the kernels under test run: STRATA_TEST_DEVICE (cpu, cuda:N), or a card if this build can use one. Reference values are
+/// always computed on the CPU.
+pub fn device() -> Device {
+    match std::env::var("STRATA_TEST_DEVICE").as_deref() {
+        Ok("cpu") => Device::Cpu,
+        Ok(name) => Device::new_cuda(name.strip_prefix("cuda:").unwrap().parse().unwrap()).unwrap(),
+        Err(_) => Device::cuda_if_available(0).unwrap(),
+    }
+}
+
+/// Output and gradients of all arguments in `dtype`, as float64 on the CPU.
 pub fn evaluate(f: Operator, args: &[Tensor], dtype: DType) -> Vec<Tensor> {
+    let device = if dtype == DType::F64 { Device::Cpu } else { device() };
+    let args: Vec<Tensor> = args.iter().map(|a| a.to_device(&device).unwrap()).collect();
+    let all = evaluate_there(f, &args, dtype);
+    all.iter().map(|t| t.to_device(&Device::Cpu).unwrap()).collect()
+}
+
+fn evaluate_there(f: Operator, args: &[Tensor], dtype: DType) -> Vec<Tensor> {
     let vars: Vec<Var> = args.iter().map(|a| Var::from_tensor(&a.to_dtype(dtype).unwrap()).unwrap()).collect();
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let grads = scalar(f, &tensors).backward().unwrap();
@@ -35,7 +53,7 @@ pub fn evaluate(f: Operator, args: &[Tensor], dtype: DType) -> Vec<Tensor> {
     all.iter().map(|t| t.to_dtype(DType::F64).unwrap()).collect()
 }
 
-fn largest(t: &Tensor) -> f64 {
+pub fn largest(t: &Tensor) -> f64 {
     t.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
 
@@ -93,7 +111,7 @@ pub fn finite(name: &str, f: Operator, shapes: &[&[usize]]) {
 }
 
 /// An error that names all of `parts`.
-pub fn refuses(result: Result<Tensor>, parts: &[&str]) {
+pub fn refuses<T>(result: Result<T>, parts: &[&str]) {
     let message = result.err().unwrap_or_else(|| panic!("accepted; expected an error with {parts:?}")).to_string();
     for part in parts {
         assert!(message.contains(part), "`{part}` is not in: {message}");
