@@ -19,7 +19,7 @@ macro_rules! sources {
         $(pub(super) static $constant: Source = Source { name: $name, text: include_str!(concat!("kernels/", $name, ".cu")) };)*
 
         /// All of them.
-        #[cfg(any(test, feature = "emulate"))]
+        #[cfg(feature = "emulate")]
         pub(super) static ALL: &[&Source] = &[$(&$constant),*];
     };
 }
@@ -53,7 +53,7 @@ impl Source {
     }
 
     /// What the run-time compiler gets.
-    #[cfg(any(test, feature = "cuda"))]
+    #[cfg(feature = "cuda")]
     pub fn full_text(&self, dtype: DType) -> Result<String> {
         Ok(format!("{PRELUDE}\ntypedef {} T;\n{}", element(dtype)?, self.text))
     }
