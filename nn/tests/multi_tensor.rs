@@ -112,7 +112,7 @@ fn averages_and_norms() {
     let got = multi_tensor::squared_sum(&p, None).unwrap();
     assert!((got - expected).abs() < 1e-9 * expected, "{got} {expected}");
     let broken = Tensor::new(&[1f32, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30], &device()).unwrap();
-    assert!(!multi_tensor::squared_sum(&[broken.clone()], None).unwrap().is_finite());
+    assert!(!multi_tensor::squared_sum(std::slice::from_ref(&broken), None).unwrap().is_finite());
     let repaired = multi_tensor::squared_sum(&[broken.narrow(0, 0, 4).unwrap()], Some([2.0, 3.0, -4.0])).unwrap();
     assert_eq!(repaired, 1.0 + 4.0 + 9.0 + 16.0);
 }
