@@ -41,7 +41,7 @@ fn condition(unet: &UNet) -> Result<Condition> {
     let config = unet.config();
     Ok(Condition {
         vector: match (config.classes, config.condition_width) {
-            (Some(_), _) => Some(unet.embed_classes(&[0, 1, 2])?),
+            (Some(_), _) => Some(unet.embed_classes(&[Some(0), Some(1), Some(2)])?),
             (None, Some(width)) => Some(normal("vector", &[3, width])?),
             (None, None) => None,
         },
