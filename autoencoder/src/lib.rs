@@ -47,7 +47,7 @@ mod train;
 mod vq;
 
 pub use config::{CoderConfig, KlConfig, Resampling};
-pub use encode::{EncodeOptions, encode};
+pub use encode::{EncodeOptions, EncodeReport, Encoded, encode};
 pub use error::{Error, Result};
 pub use kl::AutoencoderKl;
 pub use posterior::Posterior;

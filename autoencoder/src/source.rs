@@ -1,6 +1,6 @@
 //! Training batches by position: from memory where the pictures fit, else from disk.
 
-use strata_datasets::{Dataset, ImageLoader, LoaderOptions, Order, Prepared, prepare};
+use strata_datasets::{Crop, Dataset, ImageLoader, LoaderOptions, Order, Prepared, prepare, probe};
 use strata_nn::random::Key;
 use strata_training::Progress;
 
@@ -28,7 +28,9 @@ impl Source {
             return Err(Error::input("data set", "pictures to train on", "none"));
         }
         let transform = config.transform();
-        if indices.len() * transform.size * transform.size * 3 > MEMORY_BYTES {
+        // A picture that is cropped anew each time is decoded anew each time.
+        if indices.len() * transform.size * transform.size * 3 > MEMORY_BYTES || transform.crop == Crop::Random {
+            probe(data, indices, &transform, config.max_bad)?;
             let options = LoaderOptions {
                 batch: config.batch,
                 seed: config.seed,

@@ -1,6 +1,10 @@
 //! The command line as typed; what it means is decided by the commands.
 
+mod data;
+
 use std::path::PathBuf;
+
+pub use data::{Data, DataConvert, DataInspect, DataVerify, Encode, Reading};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -78,6 +82,8 @@ pub enum Command {
 pub enum DataCommand {
     /// Show layout, classes, sizes and broken files of a data set
     Inspect(DataInspect),
+    /// Write a data set anew as one archive, resized: prepared once, read many times
+    Convert(DataConvert),
     /// Check the shards of a latents folder against their checksums
     Verify(DataVerify),
 }
@@ -120,17 +126,6 @@ fn parse_minutes(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A data set.
-#[derive(Clone, Debug, Args)]
-pub struct Data {
-    /// Images: a folder (sub-folders are classes), or `emoji`
-    #[arg(long, value_name = "DATA")]
-    pub data: String,
-    /// Share of unreadable images above which the command stops
-    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
-    pub max_bad: f64,
-}
-
 /// Where settings come from, beside the flags: defaults < preset < file < `--set` < flags.
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
@@ -157,25 +152,6 @@ pub struct Settings {
     pub max_minutes: Option<f64>,
 }
 
-/// `strata data inspect`
-#[derive(Debug, Args)]
-pub struct DataInspect {
-    /// Images: a folder (sub-folders are classes), or `emoji`
-    #[arg(value_name = "DATA")]
-    pub data: String,
-    /// Answer in JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `strata data verify`
-#[derive(Debug, Args)]
-pub struct DataVerify {
-    /// A folder that `strata encode` wrote
-    #[arg(value_name = "LATENTS")]
-    pub latents: PathBuf,
-}
-
 /// `strata train autoencoder`
 #[derive(Debug, Args)]
 pub struct TrainAutoencoder {
@@ -193,26 +169,6 @@ pub struct TrainAutoencoder {
     pub settings: Settings,
 }
 
-/// `strata encode`
-#[derive(Debug, Args)]
-pub struct Encode {
-    /// Run directory or weight file of an autoencoder
-    #[arg(long, value_name = "RUN|FILE")]
-    pub autoencoder: PathBuf,
-    /// The images.
-    #[command(flatten)]
-    pub data: Data,
-    /// Folder for the latents: created, or continued
-    #[arg(long, value_name = "LATENTS")]
-    pub out: PathBuf,
-    /// Side of the images in pixels [default: what the autoencoder was trained at]
-    #[arg(long, value_name = "PIXELS")]
-    pub size: Option<usize>,
-    /// Images per forward pass
-    #[arg(long, default_value_t = 16, value_name = "N")]
-    pub batch: usize,
-}
-
 /// `strata stages`
 #[derive(Debug, Args)]
 pub struct Stages {
@@ -225,6 +181,9 @@ pub struct Stages {
     /// Side of the images in pixels, with --data
     #[arg(long, value_name = "PIXELS", default_value_t = 32)]
     pub size: usize,
+    /// How the images are read.
+    #[command(flatten)]
+    pub reading: Reading,
     /// Schedule in whose time the noise levels are drawn: vp, ve, edm or ldm
     #[arg(long, default_value = "vp")]
     pub schedule: String,

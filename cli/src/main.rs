@@ -45,6 +45,7 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     match &cli.command {
         Command::Demo(args) => commands::demo::run(args, &context),
         Command::Data(DataCommand::Inspect(args)) => commands::data_inspect::run(args, &context),
+        Command::Data(DataCommand::Convert(args)) => commands::data_convert::run(args, &context),
         Command::Data(DataCommand::Verify(args)) => commands::data_verify::run(args, &context),
         Command::Train(TrainCommand::Autoencoder(args)) => commands::train_autoencoder::run(args, &context),
         Command::Train(TrainCommand::Diffusion(args)) => commands::train_diffusion::run(args, &context),

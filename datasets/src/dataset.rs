@@ -46,6 +46,8 @@ pub struct ItemInfo {
     pub class: Option<String>,
     /// Text that describes the picture.
     pub caption: Option<String>,
+    /// Binary attributes, 1 or -1, one for each of [`Summary::attribute_names`]; 0 where unknown.
+    pub attributes: Vec<i8>,
     /// What else the layout knows: `split`, `attributes`, `identity`, `label_vector`, `filename`, `shard`, `json`, ...
     pub metadata: Metadata,
 }
@@ -108,7 +110,7 @@ struct Inner {
     chosen: Option<Vec<u32>>,
     layout: Layout,
     summary: Summary,
-    decode: Decode,
+    options: DatasetOptions,
     spec: String,
     fingerprint: OnceLock<String>,
 }
@@ -142,14 +144,19 @@ impl Dataset {
             }
         }
         let chosen = options.split.as_deref().map(|split| choose(spec, source.as_ref(), split, &summary)).transpose()?;
-        let decode = options.decode.clone();
+        let options = options.clone();
         let spec = spec.to_string();
-        Ok(Self(Arc::new(Inner { source, chosen, layout, summary, decode, spec, fingerprint: OnceLock::new() })))
+        Ok(Self(Arc::new(Inner { source, chosen, layout, summary, options, spec, fingerprint: OnceLock::new() })))
     }
 
     /// What was handed to [`Dataset::open`].
     pub fn spec(&self) -> &str {
         &self.0.spec
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> &DatasetOptions {
+        &self.0.options
     }
 
     /// The layout that was found.
@@ -194,7 +201,8 @@ impl Dataset {
         if let Some(split) = source.split(at) {
             metadata.insert("split".into(), split.into());
         }
-        Ok(ItemInfo { key: source.key(at), label, class, caption: source.caption(at)?, metadata })
+        let attributes = attributes(&metadata, self.0.summary.attribute_names.len());
+        Ok(ItemInfo { key: source.key(at), label, class, caption: source.caption(at)?, attributes, metadata })
     }
 
     /// The key of item `i`. Errors if `i` is out of range.
@@ -207,10 +215,20 @@ impl Dataset {
         Ok(self.0.source.label(self.position(i)?))
     }
 
+    /// The caption of item `i`. Errors if `i` is out of range or its text cannot be read.
+    pub fn caption(&self, i: usize) -> Result<Option<String>> {
+        self.0.source.caption(self.position(i)?)
+    }
+
+    /// What its reader gives of item `i`.
+    pub(crate) fn content(&self, i: usize) -> Result<Content> {
+        self.0.source.content(self.position(i)?)
+    }
+
     /// The picture of item `i` as 8-bit RGB: upright and on white, unless the options say otherwise.
     /// Errors, naming the item, if it is missing, damaged or absurd; other items are not affected.
     pub fn load(&self, i: usize) -> Result<RgbImage> {
-        Ok(self.0.decode.finish(self.stored(i)?))
+        Ok(self.0.options.decode.finish(self.stored(i)?))
     }
 
     /// The picture of item `i` with the channels and orientation that its file stores. Errors as [`Dataset::load`].
@@ -221,14 +239,14 @@ impl Dataset {
         let content = source.content(at).map_err(|e| named(e.reason()))?;
         let image = match content {
             Content::Stored(image) => image,
-            Content::Encoded(bytes) => self.0.decode.stored(&bytes).map_err(named)?,
+            Content::Encoded(bytes) => self.0.options.decode.stored(&bytes).map_err(named)?,
         };
         source.check(&image).map_err(named)?;
         Ok(image)
     }
 
-    /// SHA-256, in hexadecimal, over the listing: key, label and stored size of every item. It tells sets apart without
-    /// reading the pictures. Errors if a size cannot be asked for.
+    /// SHA-256, in hexadecimal, over the listing (key, label and stored size of every item) and over what the options say of
+    /// its pictures and captions. It tells sets apart without reading the pictures.
     pub fn fingerprint(&self) -> Result<String> {
         if let Some(known) = self.0.fingerprint.get() {
             return Ok(known.clone());
@@ -242,9 +260,21 @@ impl Dataset {
             hash.update(label.map_or(-1, i64::from).to_le_bytes());
             hash.update(self.0.source.stored_bytes(at).unwrap_or(u64::MAX).to_le_bytes());
         }
+        let DatasetOptions { decode, caption_column, .. } = self.options();
+        if *decode != Decode::default() || caption_column.is_some() {
+            hash.update(format!("{decode:?} {caption_column:?}"));
+        }
         let text = hex(&hash.finalize());
         Ok(self.0.fingerprint.get_or_init(|| text).clone())
     }
+}
+
+fn attributes(metadata: &Metadata, count: usize) -> Vec<i8> {
+    let values = metadata.get("attributes").and_then(serde_json::Value::as_array);
+    let value = |v: &serde_json::Value| v.as_i64().map_or(0, |v| v.signum() as i8);
+    let mut attributes: Vec<i8> = values.into_iter().flatten().map(value).collect();
+    attributes.resize(count, 0);
+    attributes
 }
 
 fn choose(spec: &str, source: &dyn Source, split: &str, summary: &Summary) -> Result<Vec<u32>> {

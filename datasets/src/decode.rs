@@ -41,7 +41,7 @@ impl Decode {
     /// A stored picture, as RGB by these rules.
     pub fn finish(&self, image: StoredImage) -> RgbImage {
         let image = if self.upright { image.upright() } else { image };
-        image.rgb(self.alpha)
+        image.into_rgb(self.alpha)
     }
 
     /// Decodes with the stored channels and orientation: 16 bit is rounded to 8, palettes are looked up.
@@ -64,7 +64,7 @@ impl Decode {
         }
         let orientation = decoder.orientation().map_or(1, image::metadata::Orientation::to_exif);
         let image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
-        Ok(to_stored(&image, orientation))
+        Ok(to_stored(image, orientation))
     }
 
     fn check_size(&self, (width, height): (u32, u32), decoded: u64, encoded: u64) -> Result<(), String> {
@@ -88,19 +88,19 @@ pub fn dimensions(bytes: &[u8]) -> Result<(usize, usize), String> {
     Ok((width as usize, height as usize))
 }
 
-fn to_stored(image: &DynamicImage, orientation: u8) -> StoredImage {
+fn to_stored(image: DynamicImage, orientation: u8) -> StoredImage {
     let (width, height) = (image.width() as usize, image.height() as usize);
     let (channels, pixels) = match image {
-        DynamicImage::ImageLuma8(i) => (1, i.as_raw().clone()),
-        DynamicImage::ImageLumaA8(i) => (2, i.as_raw().clone()),
-        DynamicImage::ImageRgb8(i) => (3, i.as_raw().clone()),
-        DynamicImage::ImageRgba8(i) => (4, i.as_raw().clone()),
+        DynamicImage::ImageLuma8(i) => (1, i.into_raw()),
+        DynamicImage::ImageLumaA8(i) => (2, i.into_raw()),
+        DynamicImage::ImageRgb8(i) => (3, i.into_raw()),
+        DynamicImage::ImageRgba8(i) => (4, i.into_raw()),
         DynamicImage::ImageLuma16(i) => (1, to_8_bits(i.as_raw())),
         DynamicImage::ImageLumaA16(i) => (2, to_8_bits(i.as_raw())),
         DynamicImage::ImageRgb16(i) => (3, to_8_bits(i.as_raw())),
         DynamicImage::ImageRgba16(i) => (4, to_8_bits(i.as_raw())),
-        other if other.color().has_alpha() => (4, other.to_rgba8().into_raw()),
-        other => (3, other.to_rgb8().into_raw()),
+        other if other.color().has_alpha() => (4, other.into_rgba8().into_raw()),
+        other => (3, other.into_rgb8().into_raw()),
     };
     StoredImage { width, height, channels, pixels, orientation }
 }

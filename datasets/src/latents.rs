@@ -1,15 +1,21 @@
 //! Latents on disk: safetensors shards, and a manifest that says what they were made from.
 //!
 //! A folder of latents holds `latents-00000.safetensors`, ... and `manifest.json`. While it is being written,
-//! `encoding.json` stands in the manifest's place. A shard has two tensors: `moments` `[n, C, h, w]`, where C is 2Z (mean,
-//! then log-variance) or Z, and `labels` `[n]` int64, -1 for none; its metadata hold the keys and captions.
+//! `encoding.json` stands in the manifest's place, `shard-00000.json` beside each shard that is whole, and
+//! `part-00000.safetensors` for one that is not. A shard has the tensors `moments` `[n, C, h, w]`, where C is 2Z (mean,
+//! then log-variance) or Z; `labels` `[n]` int64, -1 for none; and, of sets that have them, `attributes` `[n, A]` int8,
+//! 1 or -1. Its metadata hold the keys and captions.
 
+mod files;
 mod manifest;
 mod set;
 mod shard;
+mod shard_writer;
+mod sums;
 mod writer;
 
 pub use manifest::{LatentKind, LatentManifest, LatentType, Shard, SourceInfo};
 pub use set::LatentSet;
 pub use shard::LatentItem;
-pub use writer::LatentWriter;
+pub use shard_writer::ShardWriter;
+pub use writer::{Finished, LatentWriter};

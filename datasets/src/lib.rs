@@ -5,6 +5,7 @@
 //!   [`resize`]).
 //! - [`prepare()`], [`ImageLoader`]: pictures for training, all in memory or streamed by workers; [`Order`] and [`split()`]
 //!   say which, as functions of their coordinates.
+//! - [`convert`](convert()): any of them as one archive that other programs read as well.
 //! - [`LatentWriter`], [`LatentSet`]: shards of latents with a manifest that says what they were made from.
 //!
 //! A broken picture is an error of that picture alone. Whoever reads many counts and names them, and stops when they are
@@ -20,6 +21,8 @@
 //! # Ok::<(), strata_datasets::Error>(())
 //! ```
 
+mod ahead;
+mod convert;
 mod dataset;
 mod decode;
 mod error;
@@ -36,13 +39,17 @@ pub mod resize;
 pub mod rules;
 mod transform;
 
+pub use ahead::Ahead;
+pub use convert::{ConvertOptions, Converted, convert};
 pub use dataset::{Dataset, DatasetOptions, ItemInfo, Metadata, Summary};
 pub use decode::{Decode, dimensions};
 pub use error::{Error, Result};
-pub use latents::{LatentItem, LatentKind, LatentManifest, LatentSet, LatentType, LatentWriter, Shard, SourceInfo};
+pub use latents::{
+    Finished, LatentItem, LatentKind, LatentManifest, LatentSet, LatentType, LatentWriter, Shard, ShardWriter, SourceInfo,
+};
 pub use layout::Layout;
 pub use loader::{ImageBatch, ImageLoader, LoaderOptions};
 pub use order::{Order, Split, split};
 pub use picture::{Alpha, RgbImage, StoredImage};
-pub use prepare::{Prepared, prepare, tolerated};
+pub use prepare::{Prepared, PreparedItem, prepare, probe, tolerated};
 pub use transform::{Crop, Resampling, Transform};

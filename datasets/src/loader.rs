@@ -1,9 +1,9 @@
 //! Large sets: batches decoded by background workers, a bounded number ahead.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::ahead::Ahead;
 use crate::dataset::Dataset;
 use crate::order::{Order, mix};
 use crate::prepare::tolerated;
@@ -58,9 +58,12 @@ pub struct ImageBatch {
 /// next usable one of the set.
 pub struct ImageLoader {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
-    next: u64,
+    batches: Ahead<Result<ImageBatch>>,
 }
+
+/// What a position's draws are for.
+const FLIP: u64 = 0x666C_6970;
+const CROP: u64 = 0x6372_6F70;
 
 struct Shared {
     dataset: Dataset,
@@ -68,17 +71,7 @@ struct Shared {
     transform: Transform,
     options: LoaderOptions,
     order: Order,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    claimed: u64,
-    taken: u64,
-    ready: BTreeMap<u64, Result<ImageBatch>>,
-    bad: HashMap<usize, String>,
-    stopped: bool,
+    bad: Mutex<HashMap<usize, String>>,
 }
 
 impl ImageLoader {
@@ -97,85 +90,33 @@ impl ImageLoader {
             ));
         }
         let order = Order::new(indices.len(), options.seed);
-        let workers = options.workers.max(1);
-        let shared = Shared {
-            dataset: dataset.clone(),
-            indices,
-            transform,
-            options,
-            order,
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        };
+        let (workers, prefetch) = (options.workers, options.prefetch);
+        let shared = Shared { dataset: dataset.clone(), indices, transform, options, order, bad: Mutex::default() };
         let shared = Arc::new(shared);
-        let spawn = |_| {
-            let shared = Arc::clone(&shared);
-            std::thread::spawn(move || shared.work())
-        };
-        Ok(Self { workers: (0..workers).map(spawn).collect(), shared, next: 0 })
+        let maker = Arc::clone(&shared);
+        let batches = Ahead::new(workers, prefetch, u64::MAX, move |number| maker.batch(number));
+        Ok(Self { shared, batches })
     }
 
     /// The next batch; waits for it. Errors once more pictures than tolerated were unusable.
     #[allow(clippy::should_implement_trait)] // without end, and each answer may be an error
     pub fn next(&mut self) -> Result<ImageBatch> {
-        let mut state = self.shared.lock();
-        loop {
-            if let Some(batch) = state.ready.remove(&self.next) {
-                self.next += 1;
-                state.taken = self.next;
-                self.shared.changed.notify_all();
-                return batch;
-            }
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+        let ended = || Error::argument("position", "one below 2^64 batches", u64::MAX);
+        self.batches.next().unwrap_or_else(|| Err(ended()))
     }
 
     /// The unusable pictures met so far: key and reason.
     pub fn bad(&self) -> Vec<(String, String)> {
-        let state = self.shared.lock();
-        let mut bad: Vec<_> =
-            state.bad.iter().map(|(&i, why)| (self.shared.dataset.key(i).unwrap_or_default(), why.clone())).collect();
+        let named = |(&i, why): (&usize, &String)| (self.shared.dataset.key(i).unwrap_or_default(), why.clone());
+        let mut bad: Vec<_> = self.shared.lock().iter().map(named).collect();
         bad.sort_unstable();
         bad
     }
 }
 
-impl Drop for ImageLoader {
-    fn drop(&mut self) {
-        self.shared.lock().stopped = true;
-        self.shared.changed.notify_all();
-        for worker in self.workers.drain(..) {
-            // A worker that panicked has nothing left to hand over.
-            drop(worker.join());
-        }
-    }
-}
-
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn work(&self) {
-        while let Some(number) = self.claim() {
-            let batch = self.batch(number);
-            let mut state = self.lock();
-            state.ready.insert(number, batch);
-            self.changed.notify_all();
-        }
-    }
-
-    /// The number of the next batch to make, as soon as there is room for it.
-    fn claim(&self) -> Option<u64> {
-        let mut state = self.lock();
-        while !state.stopped && state.claimed >= state.taken + self.options.prefetch.max(1) as u64 {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.stopped {
-            return None;
-        }
-        state.claimed += 1;
-        Some(state.claimed - 1)
+    fn lock(&self) -> MutexGuard<'_, HashMap<usize, String>> {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn batch(&self, number: u64) -> Result<ImageBatch> {
@@ -184,8 +125,9 @@ impl Shared {
         let mut out = ImageBatch { pixels: Vec::new(), labels: Vec::new(), indices: Vec::new(), position: first };
         for k in 0..batch {
             let position = first + (k * ranks + rank) as u64;
-            let (index, image) = self.usable(self.order.at(position))?;
-            let flip = self.options.flip && mix(self.options.seed ^ mix(position) ^ 0x666C_6970) & 1 == 1;
+            let draw = |purpose: u64| mix(self.options.seed ^ mix(position) ^ purpose);
+            let (index, image) = self.usable(self.order.at(position), draw(CROP))?;
+            let flip = self.options.flip && draw(FLIP) & 1 == 1;
             out.pixels.extend(if flip { image.flipped().pixels } else { image.pixels });
             out.labels.push(self.dataset.label(index)?);
             out.indices.push(index);
@@ -194,11 +136,11 @@ impl Shared {
     }
 
     /// The picture at `at` of the list, or the next one that can be used.
-    fn usable(&self, at: usize) -> Result<(usize, crate::RgbImage)> {
+    fn usable(&self, at: usize, draw: u64) -> Result<(usize, crate::RgbImage)> {
         let n = self.indices.len();
         for step in 0..n {
             let index = self.indices[(at + step) % n];
-            match self.dataset.load(index).and_then(|image| self.transform.apply(&image)) {
+            match self.dataset.load(index).and_then(|image| self.transform.apply_drawn(&image, draw)) {
                 Ok(image) => return Ok((index, image)),
                 Err(error) => self.note(index, error.reason())?,
             }
@@ -208,15 +150,15 @@ impl Shared {
 
     fn note(&self, index: usize, why: String) -> Result<()> {
         let allowed = tolerated(self.indices.len(), self.options.max_bad);
-        let mut state = self.lock();
-        if let std::collections::hash_map::Entry::Vacant(e) = state.bad.entry(index) {
+        let mut bad = self.lock();
+        if let std::collections::hash_map::Entry::Vacant(e) = bad.entry(index) {
             tracing::warn!(key = %self.dataset.key(index)?, %why, "picture left out");
             e.insert(why);
         }
-        if state.bad.len() <= allowed {
+        if bad.len() <= allowed {
             return Ok(());
         }
-        let named = state.bad.iter().map(|(&i, why)| Ok((self.dataset.key(i)?, why.clone()))).collect::<Result<Vec<_>>>()?;
+        let named = bad.iter().map(|(&i, why)| Ok((self.dataset.key(i)?, why.clone()))).collect::<Result<Vec<_>>>()?;
         Err(Error::TooManyBad { bad: named, total: self.indices.len(), allowed })
     }
 }

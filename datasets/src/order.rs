@@ -90,9 +90,12 @@ pub fn split(dataset: &Dataset, held_out_share: f64) -> Split {
 
 /// Where a key falls in [0, 1).
 fn place(key: &str) -> f64 {
-    let digest = Sha256::digest(key.as_bytes());
-    let head = digest.iter().take(8).fold(0u64, |n, &b| n << 8 | u64::from(b));
-    (head >> 11) as f64 / (1u64 << 53) as f64
+    (key_bits(key) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// 64 random bits that are a function of a key.
+pub(crate) fn key_bits(key: &str) -> u64 {
+    Sha256::digest(key.as_bytes()).iter().take(8).fold(0u64, |n, &b| n << 8 | u64::from(b))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, Result};
+
 /// A picture of 8-bit RGB, row-major: `pixels` holds `height * width * 3` bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RgbImage {
@@ -44,6 +46,25 @@ pub enum Alpha {
     Drop,
 }
 
+impl std::str::FromStr for Alpha {
+    type Err = Error;
+
+    /// `white`, `drop`, or a colour as RRGGBB.
+    fn from_str(text: &str) -> Result<Self> {
+        let digits = text.trim_start_matches('#');
+        let colour = || {
+            let all = digits.len() == 6 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            let number = u32::from_str_radix(digits, 16).ok().filter(|_| all)?;
+            Some(Self::Over([(number >> 16) as u8, (number >> 8) as u8, number as u8]))
+        };
+        match text {
+            "white" => Ok(Self::White),
+            "drop" => Ok(Self::Drop),
+            _ => colour().ok_or_else(|| Error::argument("background", "white, drop, or a colour as RRGGBB", text)),
+        }
+    }
+}
+
 /// A decoded picture with the channels that its file stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredImage {
@@ -75,6 +96,14 @@ impl StoredImage {
             }
         }
         RgbImage { width: self.width, height: self.height, pixels }
+    }
+
+    /// The same; the pixels of a picture that is RGB already are not copied.
+    pub fn into_rgb(self, alpha: Alpha) -> RgbImage {
+        if self.channels == 3 {
+            return RgbImage { width: self.width, height: self.height, pixels: self.pixels };
+        }
+        self.rgb(alpha)
     }
 
     /// RGBA, `height * width * 4` bytes: grey repeated, alpha 255 where the file stores none.

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, ItemInfo};
+use crate::order::key_bits;
+use crate::picture::RgbImage;
 use crate::transform::Transform;
 use crate::{Error, Result};
 
@@ -50,6 +52,29 @@ pub fn tolerated(total: usize, max_bad: f64) -> usize {
     share.max(1).min(total.saturating_sub(1))
 }
 
+/// What is known of an item, and its picture or why there is none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PreparedItem {
+    /// Key, label, caption and more; of an item whose texts cannot be read, the key alone.
+    pub info: ItemInfo,
+    /// The picture, or the reason.
+    pub picture: std::result::Result<RgbImage, String>,
+}
+
+impl PreparedItem {
+    /// Item `i` of `dataset`, transformed. A random crop lies where the item's key says. Errors if `i` is out of range.
+    pub fn read(dataset: &Dataset, i: usize, transform: &Transform) -> Result<Self> {
+        let key = dataset.key(i)?;
+        let picture = || -> Result<(ItemInfo, RgbImage)> {
+            Ok((dataset.info(i)?, transform.apply_drawn(&dataset.load(i)?, key_bits(&key))?))
+        };
+        Ok(match picture() {
+            Ok((info, picture)) => Self { info, picture: Ok(picture) },
+            Err(error) => Self { info: ItemInfo { key, ..ItemInfo::default() }, picture: Err(error.reason()) },
+        })
+    }
+}
+
 /// Decodes and transforms the pictures at `indices`, on all cores, in their order. Unusable ones are left out, named in
 /// `bad` and warned of. `on_progress` is told how many are done. Errors, with every bad picture found so far, as soon as
 /// more than [`tolerated`] are unusable.
@@ -85,6 +110,24 @@ pub fn prepare(
     let mut bad = bad.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     bad.sort_unstable();
     collect(dataset, indices, images, transform.size, &bad, allowed)
+}
+
+/// Pictures that [`probe`] looks at.
+const PROBED: usize = 2000;
+
+/// Looks at pictures evenly spread over those at `indices`, before a training that reads them from disk as it goes. Errors,
+/// naming them, if more of these are unusable than [`tolerated`].
+pub fn probe(dataset: &Dataset, indices: &[usize], transform: &Transform, max_bad: f64) -> Result<()> {
+    let step = indices.len().div_ceil(PROBED).max(1);
+    let probed: Vec<usize> = indices.iter().step_by(step).copied().collect();
+    let bad = |&i: &usize| dataset.load(i).and_then(|image| transform.apply(&image)).err().map(|error| (i, error.reason()));
+    let bad: Vec<(usize, String)> = probed.par_iter().filter_map(bad).collect();
+    let allowed = tolerated(probed.len(), max_bad);
+    if bad.len() <= allowed {
+        return Ok(());
+    }
+    let bad = bad.into_iter().map(|(i, why)| Ok((dataset.key(i)?, why))).collect::<Result<Vec<_>>>()?;
+    Err(Error::TooManyBad { bad, total: probed.len(), allowed })
 }
 
 fn collect(

@@ -14,6 +14,6 @@ mod pickle;
 mod regions;
 mod table;
 mod tar;
-mod tree;
+pub(crate) mod tree;
 pub(crate) mod webdataset;
 mod zip;

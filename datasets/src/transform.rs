@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::order::mix;
 use crate::picture::RgbImage;
 use crate::resize::{Filter, Interpolation, Pixels, resize, resize_opencv};
 use crate::rules::{center_crop, center_square, smallest_side};
@@ -21,8 +22,29 @@ pub enum Crop {
     Squash,
     /// The smaller side is resized to the size, then the centre square is cut out: LDM's rule for image folders.
     SmallestSide,
+    /// The same, but a random square is cut out.
+    Random,
     /// The centre 178 x 178 of CelebA's 178 x 218, then resized.
     Celeba,
+}
+
+const CROPS: [(&str, Crop); 5] = [
+    ("center", Crop::Center),
+    ("squash", Crop::Squash),
+    ("smallest_side", Crop::SmallestSide),
+    ("random", Crop::Random),
+    ("celeba", Crop::Celeba),
+];
+
+impl FromStr for Crop {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = CROPS.iter().find(|(n, _)| *n == name);
+        found
+            .map(|&(_, c)| c)
+            .ok_or_else(|| Error::argument("crop", format!("one of {}", CROPS.map(|(n, _)| n).join(", ")), name))
+    }
 }
 
 /// CelebA's aligned pictures are this wide.
@@ -112,6 +134,7 @@ impl fmt::Display for Transform {
             Crop::Center => "centre square",
             Crop::Squash => "squashed",
             Crop::SmallestSide => "smaller side, centre square",
+            Crop::Random => "smaller side, random square",
             Crop::Celeba => "centre 178x178",
         };
         write!(f, "{crop} to {0}x{0}, {1}", self.size, self.filter)
@@ -124,20 +147,43 @@ impl Transform {
         Self { size, ..Self::default() }
     }
 
-    /// `size` x `size` pixels of `image`. A picture that is right already is copied.
+    /// The same with the centre in place of a random part: for measuring.
+    #[must_use]
+    pub fn centred(self) -> Self {
+        Self { crop: if self.crop == Crop::Random { Crop::SmallestSide } else { self.crop }, ..self }
+    }
+
+    /// `size` x `size` pixels of `image`; of a random crop, the centre. A picture that is right already is copied.
     /// Errors if the picture is empty, or smaller than the crop.
     pub fn apply(&self, image: &RgbImage) -> Result<RgbImage> {
-        let pixels = Pixels { width: image.width, height: image.height, channels: 3, data: image.pixels.clone() };
+        self.centred().apply_drawn(image, 0)
+    }
+
+    /// The same; where a random crop lies is a function of `draw`. Errors as [`Transform::apply`].
+    pub fn apply_drawn(&self, image: &RgbImage, draw: u64) -> Result<RgbImage> {
+        let (width, height) = (image.width, image.height);
+        if self.crop == Crop::Center && (width, height) == (self.size, self.size) && width > 0 {
+            return Ok(image.clone());
+        }
+        let pixels = Pixels { width, height, channels: 3, data: image.pixels.clone() };
         let out = match self.crop {
             Crop::Center => self.resize(&center_square(&pixels)?, self.size, self.size)?,
             Crop::Squash => self.resize(&pixels, self.size, self.size)?,
             Crop::Celeba => self.resize(&center_crop(&pixels, CELEBA_SIDE)?, self.size, self.size)?,
-            Crop::SmallestSide => {
-                let (width, height) = smallest_side(pixels.width, pixels.height, self.size);
-                center_crop(&self.resize(&pixels, width, height)?, self.size)?
+            Crop::SmallestSide => center_crop(&self.smaller_side(&pixels)?, self.size)?,
+            Crop::Random => {
+                let scaled = self.smaller_side(&pixels)?;
+                let room = |side: usize, bits: u64| (bits % (side - self.size + 1) as u64) as usize;
+                let (x, y) = (room(scaled.width, mix(draw)), room(scaled.height, mix(draw ^ 1)));
+                scaled.crop(x, y, self.size, self.size)?
             }
         };
         Ok(RgbImage { width: out.width, height: out.height, pixels: out.data })
+    }
+
+    fn smaller_side(&self, pixels: &Pixels) -> Result<Pixels> {
+        let (width, height) = smallest_side(pixels.width, pixels.height, self.size);
+        self.resize(pixels, width, height)
     }
 
     fn resize(&self, pixels: &Pixels, width: usize, height: usize) -> Result<Pixels> {
@@ -159,7 +205,7 @@ mod tests {
     #[test]
     fn every_crop_answers_the_square() -> Result<()> {
         for (w, h) in [(200, 300), (300, 200), (178, 218), (178, 178)] {
-            for crop in [Crop::Center, Crop::Squash, Crop::SmallestSide, Crop::Celeba] {
+            for (_, crop) in CROPS {
                 for (_, filter) in RESAMPLINGS {
                     let out = Transform { size: 24, crop, filter }.apply(&picture(w, h))?;
                     assert_eq!((out.width, out.height, out.pixels.len()), (24, 24, 24 * 24 * 3));
@@ -167,6 +213,30 @@ mod tests {
             }
         }
         Ok(())
+    }
+
+    #[test]
+    fn a_random_crop_is_a_function_of_its_draw_and_reaches_both_ends() -> Result<()> {
+        let random = Transform { crop: Crop::Random, ..Transform::new(10) };
+        let image = picture(13, 10);
+        let windows: Vec<RgbImage> = (0..4).map(|x| window(&image, x)).collect::<Result<_>>()?;
+        let mut seen = [0; 4];
+        for draw in 0..200 {
+            let out = random.apply_drawn(&image, draw)?;
+            assert_eq!(out, random.apply_drawn(&image, draw)?);
+            for (count, window) in seen.iter_mut().zip(&windows) {
+                *count += usize::from(out == *window);
+            }
+        }
+        assert!(seen.iter().sum::<usize>() == 200 && seen.iter().all(|&n| n > 25), "{seen:?}");
+        assert_eq!(random.apply(&image)?, window(&image, 1)?);
+        Ok(())
+    }
+
+    fn window(image: &RgbImage, x: usize) -> Result<RgbImage> {
+        let pixels = Pixels { width: image.width, height: image.height, channels: 3, data: image.pixels.clone() };
+        let out = pixels.crop(x, 0, image.height, image.height)?;
+        Ok(RgbImage { width: out.width, height: out.height, pixels: out.data })
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `strata data inspect`
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 use serde_json::json;
-use strata_datasets::{Dataset, DatasetOptions};
+use strata_datasets::Dataset;
 
 use crate::{Outcome, args, context::Context};
 
@@ -16,7 +17,7 @@ const NAMED: usize = 20;
 /// # Errors
 /// If there is no data set.
 pub fn run(args: &args::DataInspect, context: &Context) -> anyhow::Result<Outcome> {
-    let data = Dataset::open(&args.data, &DatasetOptions::default())?;
+    let data = Dataset::open(&args.data, &args.reading.options())?;
     let report = inspect(&data, context);
     if context.interrupt.is_set() {
         return Ok(Outcome::Interrupted);
@@ -30,50 +31,66 @@ pub fn run(args: &args::DataInspect, context: &Context) -> anyhow::Result<Outcom
 }
 
 /// What reading every item found.
+#[derive(Default)]
 pub struct Report {
     sizes: BTreeMap<(usize, usize), usize>,
-    bad: Vec<(String, String)>,
+    /// Position, key and reason.
+    bad: Vec<(usize, String, String)>,
     per_class: Vec<usize>,
     captions: usize,
 }
 
 /// Reads every item of `data`.
 pub fn inspect(data: &Dataset, context: &Context) -> Report {
-    let done = std::sync::atomic::AtomicU64::new(0);
+    let done = AtomicU64::new(0);
     context.progress.start("reading", data.len() as u64, "images");
-    let outcomes: Vec<Result<(usize, usize), (String, String)>> = (0..data.len())
-        .into_par_iter()
-        .map(|i| {
-            let key = || data.key(i).unwrap_or_else(|_| format!("item {i}"));
-            if context.interrupt.is_set() {
-                return Err((key(), "not read".to_string()));
-            }
-            let image = data.load(i);
-            context.progress.advance(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, "");
-            image.map(|image| (image.width, image.height)).map_err(|e| (key(), e.to_string()))
-        })
-        .collect();
+    let items = (0..data.len()).into_par_iter().fold(Report::default, |mut report, i| {
+        if !context.interrupt.is_set() {
+            report.read(data, i);
+            context.progress.advance(done.fetch_add(1, Ordering::Relaxed) + 1, "");
+        }
+        report
+    });
+    let mut report = items.reduce(Report::default, Report::merge);
     context.progress.finish();
-    let mut report =
-        Report { sizes: BTreeMap::new(), bad: Vec::new(), per_class: vec![0; data.class_names().len()], captions: 0 };
-    for (i, outcome) in outcomes.into_iter().enumerate() {
-        match outcome {
-            Ok(size) => *report.sizes.entry(size).or_default() += 1,
-            Err(bad) => report.bad.push(bad),
-        }
-        let Ok(info) = data.info(i) else { continue };
-        report.captions += usize::from(info.caption.is_some());
-        if let Some(count) = info.label.and_then(|l| report.per_class.get_mut(l as usize)) {
-            *count += 1;
-        }
-    }
+    report.bad.sort_unstable();
+    report.per_class.resize(data.class_names().len(), 0);
     report
 }
 
 impl Report {
+    fn read(&mut self, data: &Dataset, i: usize) {
+        match data.load(i) {
+            Ok(image) => *self.sizes.entry((image.width, image.height)).or_default() += 1,
+            Err(error) => {
+                let key = data.key(i).unwrap_or_else(|_| format!("item {i}"));
+                self.bad.push((i, key, error.to_string()));
+            }
+        }
+        self.captions += usize::from(data.caption(i).is_ok_and(|caption| caption.is_some()));
+        if let Ok(Some(label)) = data.label(i) {
+            let label = label as usize;
+            if self.per_class.len() <= label && label < data.class_names().len() {
+                self.per_class.resize(label + 1, 0);
+            }
+            if let Some(count) = self.per_class.get_mut(label) {
+                *count += 1;
+            }
+        }
+    }
+
+    fn merge(mut self, other: Self) -> Self {
+        other.sizes.into_iter().for_each(|(size, n)| *self.sizes.entry(size).or_default() += n);
+        self.bad.extend(other.bad);
+        self.captions += other.captions;
+        self.per_class.resize(self.per_class.len().max(other.per_class.len()), 0);
+        self.per_class.iter_mut().zip(other.per_class).for_each(|(n, more)| *n += more);
+        self
+    }
+
     fn json(&self, data: &Dataset) -> anyhow::Result<serde_json::Value> {
         let sizes: Vec<_> = self.sizes.iter().map(|((w, h), n)| json!({ "width": w, "height": h, "count": n })).collect();
-        let bad: Vec<_> = self.bad.iter().map(|(key, why)| json!({ "key": key, "error": why })).collect();
+        let bad: Vec<_> = self.bad.iter().map(|(_, key, why)| json!({ "key": key, "error": why })).collect();
         let classes: Vec<_> =
             data.class_names().iter().zip(&self.per_class).map(|(name, n)| json!({ "name": name, "count": n })).collect();
         Ok(json!({
@@ -84,6 +101,10 @@ impl Report {
 
     fn print(&self, data: &Dataset) {
         println!("{}: {} images, layout {}", data.spec(), data.len(), data.layout());
+        let attributes = &data.summary().attribute_names;
+        if !attributes.is_empty() {
+            println!("attributes: {} ({})", attributes.len(), attributes.join(", "));
+        }
         if self.captions > 0 {
             println!("captions: {}", self.captions);
         }
@@ -102,7 +123,7 @@ impl Report {
             println!("and {} more sizes", sizes.len() - NAMED);
         }
         println!("broken: {}", self.bad.len());
-        for (key, why) in self.bad.iter().take(NAMED) {
+        for (_, key, why) in self.bad.iter().take(NAMED) {
             println!("  {key}: {why}");
         }
         if self.bad.len() > NAMED {

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::Context as _;
-use strata_autoencoder::{AutoencoderTraining, EncodeOptions, Reconstruction};
+use strata_autoencoder::{AutoencoderTraining, EncodeOptions, Encoded, Reconstruction};
 use strata_datasets::{Dataset, DatasetOptions, LatentManifest, split};
 use strata_diffusion::{
     Error,
@@ -112,7 +112,11 @@ impl Demo<'_> {
     fn encode(&self, data: &Dataset, config: &AutoencoderTraining) -> anyhow::Result<Option<LatentManifest>> {
         let autoencoder = strata_autoencoder::load(&self.path("autoencoder"), &self.context.device)?;
         let options = EncodeOptions::default();
-        encode::encode(&autoencoder, data, &config.transform(), &options, &self.path("latents"), self.context)
+        let out = self.path("latents");
+        match encode::encode(&autoencoder, data, &config.transform().centred(), &options, &out, self.context)? {
+            Encoded::Complete(manifest) => Ok(Some(*manifest)),
+            Encoded::Missing(_) | Encoded::Interrupted => Ok(None),
+        }
     }
 
     fn stages(&self) -> anyhow::Result<Option<Stages>> {

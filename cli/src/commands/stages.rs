@@ -29,7 +29,7 @@ const ETA_DEVIATIONS: f64 = 1.0 / 64.0;
 pub fn run(args: &args::Stages, context: &Context) -> anyhow::Result<Outcome> {
     let source = match (&args.latents, &args.data) {
         (Some(latents), _) => Source::Latents(latents.clone()),
-        (None, Some(data)) => Source::Pixels { data: data.clone(), size: args.size },
+        (None, Some(data)) => Source::Pixels { data: data.clone(), options: args.reading.options(), size: args.size },
         (None, None) => anyhow::bail!("one of --latents and --data is needed"),
     };
     let config = DivideConfig {
@@ -68,7 +68,7 @@ impl Request {
 /// Where the points come from.
 enum Source {
     Latents(PathBuf),
-    Pixels { data: String, size: usize },
+    Pixels { data: String, options: DatasetOptions, size: usize },
 }
 
 impl Source {
@@ -103,8 +103,8 @@ pub fn divide(request: &Request, context: &Context) -> anyhow::Result<Option<Sta
             let config = DivideConfig { data_sha256: sha256_file(dir.join("manifest.json"))?, ..config };
             finish(&LatentPoints::new(&set), &config, &request.out, context)
         }
-        Source::Pixels { data, size } => {
-            let data = Dataset::open(data, &DatasetOptions::default())?;
+        Source::Pixels { data, options, size } => {
+            let data = Dataset::open(data, options)?;
             let all: Vec<usize> = (0..data.len()).collect();
             let pictures = prepare(&data, &all, &Transform::new(*size), 0.01, &|_| ())?;
             let config = DivideConfig { data_sha256: data.fingerprint()?, ..config };

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use strata_autoencoder::{AutoencoderTraining, TrainSummary};
-use strata_datasets::{Dataset, DatasetOptions};
+use strata_datasets::Dataset;
 use strata_training::RunDir;
 use toml::Table;
 
@@ -15,7 +15,7 @@ use crate::{Outcome, args, context::Context};
 /// # Errors
 /// Unusable settings, data or output; see the libraries.
 pub fn run(args: &args::TrainAutoencoder, context: &Context) -> anyhow::Result<Outcome> {
-    let data = Dataset::open(&args.data.data, &DatasetOptions::default())?;
+    let data = Dataset::open(&args.data.data, &args.data.reading.options())?;
     let mut flags = Table::new();
     if let Some(size) = args.size {
         flags.insert("size".into(), toml::Value::Integer(size as i64));

@@ -1,20 +1,16 @@
 //! The manifest of a folder of latents.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::dataset::hex;
+use crate::dataset::{DatasetOptions, hex};
 use crate::transform::Transform;
 use crate::{Error, Result};
 
 pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const UNFINISHED: &str = "encoding.json";
-/// Files being written begin with this; one that is left over belongs to a run that was killed.
-const TEMPORARY: &str = ".strata-tmp-";
 pub(super) const FORMAT_VERSION: u32 = 1;
 
 /// What a stored latent is.
@@ -42,13 +38,15 @@ pub enum LatentType {
 }
 
 /// The data set that latents were made from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SourceInfo {
     /// As given on the command line.
     pub spec: String,
     /// [`crate::Dataset::fingerprint`].
     pub fingerprint: String,
+    /// How it was opened.
+    pub options: DatasetOptions,
 }
 
 /// One file of latents.
@@ -95,6 +93,14 @@ pub struct LatentManifest {
     pub flipped: bool,
     /// Class names by label; empty when unlabelled.
     pub class_names: Vec<String>,
+    /// Names of binary attributes (CelebA), one for each column of `attributes`; empty where there are none.
+    pub attribute_names: Vec<String>,
+    /// Pictures of the data set, usable or not.
+    pub pictures: usize,
+    /// Pictures to a shard, usable or not.
+    pub pictures_per_shard: usize,
+    /// Pictures that have no latent, because they could not be used.
+    pub left_out: usize,
     /// Latents in all shards.
     pub count: usize,
     /// In order.
@@ -118,6 +124,10 @@ impl Default for LatentManifest {
             source: SourceInfo::default(),
             flipped: false,
             class_names: Vec::new(),
+            attribute_names: Vec::new(),
+            pictures: 0,
+            pictures_per_shard: 0,
+            left_out: 0,
             count: 0,
             shards: Vec::new(),
         }
@@ -174,7 +184,7 @@ impl LatentManifest {
         Ok(())
     }
 
-    fn origin(&self) -> [(&'static str, String); 8] {
+    fn origin(&self) -> [(&'static str, String); 10] {
         [
             ("autoencoder_sha256", self.autoencoder_sha256.clone()),
             ("source.fingerprint", self.source.fingerprint.clone()),
@@ -184,30 +194,10 @@ impl LatentManifest {
             ("size (channels x height x width)", format!("{} x {} x {}", self.channels, self.height, self.width)),
             ("flipped", self.flipped.to_string()),
             ("factor", self.factor.to_string()),
+            ("pictures", self.pictures.to_string()),
+            ("pictures_per_shard", self.pictures_per_shard.to_string()),
         ]
     }
-}
-
-/// Writes beside `dir/name`, syncs and renames, so that the file is there whole or not at all.
-pub(super) fn write_whole(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let (path, beside) = (dir.join(name), dir.join(format!("{TEMPORARY}{name}")));
-    let written = File::create(&beside).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.map_err(|e| Error::file(&beside, e))?;
-    std::fs::rename(&beside, &path).map_err(|e| Error::file(&path, e))?;
-    // The rename itself must reach the disk; not every file system can sync a folder.
-    drop(File::open(dir).and_then(|folder| folder.sync_all()));
-    Ok(())
-}
-
-/// Removes what a killed run was in the middle of writing.
-pub(super) fn remove_temporaries(dir: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(dir).map_err(|e| Error::file(dir, e))? {
-        let entry = entry.map_err(|e| Error::file(dir, e))?;
-        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-            std::fs::remove_file(entry.path()).map_err(|e| Error::file(entry.path(), e))?;
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> String {

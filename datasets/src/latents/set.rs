@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::manifest::{LatentManifest, sha256};
-use super::shard::{ShardLayout, ShardTexts, bytes_per_number, decode, to_labels};
+use super::shard::{ShardLayout, bytes_per_number, decode, to_attributes, to_labels};
+use crate::listing::Texts;
 use crate::{Error, Result};
 
 /// A finished folder of latents. Items are read where they are asked for; labels are in memory. May be read from many
@@ -17,13 +18,16 @@ pub struct LatentSet {
     /// Index of the first item of each shard.
     starts: Vec<usize>,
     labels: Vec<i64>,
+    /// Row after row.
+    attributes: Vec<i8>,
 }
 
 struct OpenShard {
     file: File,
     path: PathBuf,
     moments: u64,
-    texts: ShardTexts,
+    keys: Texts,
+    captions: Texts,
 }
 
 impl LatentSet {
@@ -31,21 +35,22 @@ impl LatentSet {
     /// The hashes are checked by [`LatentSet::verify`].
     pub fn open(dir: &Path) -> Result<Self> {
         let manifest = LatentManifest::read(dir)?;
-        let (mut shards, mut starts, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut shards, mut starts, mut labels, mut attributes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for shard in &manifest.shards {
             starts.push(labels.len());
-            let (open, more) = OpenShard::open(dir.join(&shard.file), &manifest)?;
+            let (open, more, more_attributes) = OpenShard::open(dir.join(&shard.file), &manifest)?;
             if more.len() != shard.count {
                 let why = format!("expected {} latents as the manifest says, got {}", shard.count, more.len());
                 return Err(Error::file(open.path, why));
             }
             labels.extend(more);
+            attributes.extend(more_attributes);
             shards.push(open);
         }
         if labels.len() != manifest.count || labels.is_empty() {
             return Err(Error::file(dir, format!("the manifest says {} latents, its shards {}", manifest.count, labels.len())));
         }
-        Ok(Self { dir: dir.to_path_buf(), manifest, shards, starts, labels })
+        Ok(Self { dir: dir.to_path_buf(), manifest, shards, starts, labels, attributes })
     }
 
     /// The manifest.
@@ -76,13 +81,19 @@ impl LatentSet {
     /// The key of latent `i`; none when `i` is out of range.
     pub fn key(&self, i: usize) -> Option<&str> {
         let (shard, at) = self.place(i)?;
-        self.shards[shard].texts.keys.get(at).map(String::as_str)
+        Some(self.shards[shard].keys.get(at))
     }
 
     /// The caption of latent `i`.
     pub fn caption(&self, i: usize) -> Option<&str> {
         let (shard, at) = self.place(i)?;
-        self.shards[shard].texts.captions.get(at)?.as_deref()
+        self.shards[shard].captions.optional(at)
+    }
+
+    /// The binary attributes of latent `i`, 1 or -1, one for each name of the manifest; empty when `i` is out of range.
+    pub fn attributes(&self, i: usize) -> &[i8] {
+        let n = self.manifest.attribute_names.len();
+        self.attributes.get(i * n..(i + 1) * n).unwrap_or_default()
     }
 
     fn place(&self, i: usize) -> Option<(usize, usize)> {
@@ -124,7 +135,8 @@ impl LatentSet {
 const MAX_HEADER: u64 = 100_000_000;
 
 impl OpenShard {
-    fn open(path: PathBuf, manifest: &LatentManifest) -> Result<(Self, Vec<i64>)> {
+    /// The shard, its labels and its attributes.
+    fn open(path: PathBuf, manifest: &LatentManifest) -> Result<(Self, Vec<i64>, Vec<i8>)> {
         let failed = |e: std::io::Error| Error::file(&path, e);
         let file = File::open(&path).map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
@@ -137,9 +149,15 @@ impl OpenShard {
         let mut bytes = vec![0; header as usize + 8];
         file.read_exact_at(&mut bytes, 0).map_err(failed)?;
         let layout = ShardLayout::read(&bytes, len as usize, manifest, &path)?;
-        let (start, size) = layout.labels_range();
-        let mut labels = vec![0; size];
-        file.read_exact_at(&mut labels, start as u64).map_err(failed)?;
-        Ok((Self { file, moments: layout.moments as u64, texts: layout.texts, path }, to_labels(&labels)))
+        let column = |(start, size): (usize, usize)| {
+            let mut bytes = vec![0; size];
+            file.read_exact_at(&mut bytes, start as u64).map(|()| bytes).map_err(failed)
+        };
+        let labels = to_labels(&column(layout.labels_range())?);
+        let attributes = to_attributes(&column(layout.attributes_range(manifest))?);
+        let keys = layout.texts.keys.iter().collect();
+        let mut captions = Texts::default();
+        layout.texts.captions.iter().for_each(|caption| captions.push_optional(caption.as_deref()));
+        Ok((Self { file, moments: layout.moments as u64, keys, captions, path }, labels, attributes))
     }
 }

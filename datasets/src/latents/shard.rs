@@ -22,6 +22,8 @@ pub struct LatentItem<'a> {
     pub key: &'a str,
     /// Text that describes the picture.
     pub caption: Option<&'a str>,
+    /// Binary attributes, 1 or -1, one for each name of the manifest.
+    pub attributes: &'a [i8],
 }
 
 /// What a shard's metadata hold, under one name: several names would be written in random order.
@@ -29,15 +31,29 @@ pub struct LatentItem<'a> {
 pub(super) struct ShardTexts {
     pub(super) keys: Vec<String>,
     pub(super) captions: Vec<Option<String>>,
+    /// Of a shard that is not whole yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) progress: Option<Progress>,
+}
+
+/// How far a shard is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Progress {
+    /// Pictures that have a latent, or never will.
+    pub(super) done: usize,
+    /// Those that never will: key and reason.
+    pub(super) bad: Vec<(String, String)>,
 }
 
 const TEXTS: &str = "items";
+const ATTRIBUTES: &str = "attributes";
 
 /// The items of a shard.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Items {
     pub(super) moments: Vec<f32>,
     pub(super) labels: Vec<i64>,
+    pub(super) attributes: Vec<i8>,
     pub(super) texts: ShardTexts,
 }
 
@@ -49,6 +65,7 @@ impl Items {
     pub(super) fn push(&mut self, item: LatentItem<'_>) {
         self.moments.extend_from_slice(item.moments);
         self.labels.push(item.label.map_or(-1, i64::from));
+        self.attributes.extend_from_slice(item.attributes);
         self.texts.keys.push(item.key.to_string());
         self.texts.captions.push(item.caption.map(str::to_string));
     }
@@ -61,9 +78,15 @@ impl Items {
         let shape = vec![self.len(), manifest.stored_channels(), manifest.height, manifest.width];
         let moments = TensorView::new(dtype(manifest.dtype), shape, &moments).map_err(|e| failed(&e))?;
         let labels = TensorView::new(Dtype::I64, vec![self.len()], &labels).map_err(|e| failed(&e))?;
+        let mut tensors = vec![("moments", moments), ("labels", labels)];
+        let attributes: Vec<u8> = self.attributes.iter().map(|a| a.to_le_bytes()[0]).collect();
+        if !attributes.is_empty() {
+            let shape = vec![self.len(), manifest.attribute_names.len()];
+            tensors.push((ATTRIBUTES, TensorView::new(Dtype::I8, shape, &attributes).map_err(|e| failed(&e))?));
+        }
         let texts = serde_json::to_string(&self.texts).map_err(|e| failed(&e))?;
         let metadata = HashMap::from([(TEXTS.to_string(), texts)]);
-        serialize([("moments", moments), ("labels", labels)], Some(metadata)).map_err(|e| failed(&e))
+        serialize(tensors, Some(metadata)).map_err(|e| failed(&e))
     }
 
     /// Reads a whole file back.
@@ -71,7 +94,9 @@ impl Items {
         let layout = ShardLayout::read(bytes, bytes.len(), manifest, path)?;
         let moments = decode(&bytes[layout.moments..], layout.count * manifest.item_len(), manifest.dtype);
         let labels = layout.labels(bytes);
-        Ok(Self { moments, labels, texts: layout.texts })
+        let (start, size) = layout.attributes_range(manifest);
+        let attributes = to_attributes(&bytes[start..start + size]);
+        Ok(Self { moments, labels, attributes, texts: layout.texts })
     }
 }
 
@@ -82,6 +107,8 @@ pub(super) struct ShardLayout {
     pub(super) moments: usize,
     /// Offset of the first label.
     labels: usize,
+    /// Offset of the first attribute.
+    attributes: usize,
     pub(super) texts: ShardTexts,
 }
 
@@ -98,7 +125,13 @@ impl ShardLayout {
             let got = format!("{:?} {:?}", moments.dtype, moments.shape);
             return Err(damaged(&format!("`moments`: expected {:?} {shape:?}, got {got}", dtype(manifest.dtype))));
         }
-        let wanted = start + moments.data_offsets.1.max(labels.data_offsets.1);
+        let attributes = info.info(ATTRIBUTES);
+        let attribute_shape = [count, manifest.attribute_names.len()];
+        if attributes.map_or(attribute_shape[1] > 0, |a| a.shape != attribute_shape || a.dtype != Dtype::I8) {
+            return Err(damaged(&format!("`{ATTRIBUTES}`: expected I8 {attribute_shape:?}")));
+        }
+        let attributes = attributes.map_or((0, 0), |a| a.data_offsets);
+        let wanted = start + moments.data_offsets.1.max(labels.data_offsets.1).max(attributes.1);
         if file_len != wanted {
             return Err(damaged(&format!("expected {wanted} bytes, got {file_len}")));
         }
@@ -107,12 +140,18 @@ impl ShardLayout {
         if texts.keys.len() != count || texts.captions.len() != count {
             return Err(damaged(&format!("{count} latents, {} keys", texts.keys.len())));
         }
-        Ok(Self { count, moments: start + moments.data_offsets.0, labels: start + labels.data_offsets.0, texts })
+        let [moments, labels, attributes] = [moments.data_offsets.0, labels.data_offsets.0, attributes.0].map(|at| start + at);
+        Ok(Self { count, moments, labels, attributes, texts })
     }
 
     /// The bytes of the labels: offset and length.
     pub(super) fn labels_range(&self) -> (usize, usize) {
         (self.labels, self.count * 8)
+    }
+
+    /// The bytes of the attributes: offset and length.
+    pub(super) fn attributes_range(&self, manifest: &LatentManifest) -> (usize, usize) {
+        (self.attributes, self.count * manifest.attribute_names.len())
     }
 
     fn labels(&self, bytes: &[u8]) -> Vec<i64> {
@@ -133,6 +172,10 @@ fn header(bytes: &[u8]) -> std::result::Result<(usize, Metadata), String> {
 pub(super) fn to_labels(bytes: &[u8]) -> Vec<i64> {
     let words = bytes.chunks_exact(8);
     words.map(|w| w.iter().rev().fold(0i64, |n, &b| n << 8 | i64::from(b))).collect()
+}
+
+pub(super) fn to_attributes(bytes: &[u8]) -> Vec<i8> {
+    bytes.iter().map(|&b| i8::from_le_bytes([b])).collect()
 }
 
 pub(super) fn bytes_per_number(dtype: LatentType) -> usize {

@@ -1,203 +1,226 @@
-//! Writing latents so that a kill at any moment loses and repeats nothing that is on disk.
+//! Writing a folder of latents, by one process or many, so that a kill at any moment loses nothing that is on disk.
 
+use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::manifest::{LatentKind, LatentManifest, MANIFEST, Shard, UNFINISHED, remove_temporaries, sha256, write_whole};
-use super::shard::{Items, LatentItem};
+use serde::{Deserialize, Serialize};
+
+use super::files::{TEMPORARY, names, read_if_there, remove, write_new, write_whole};
+use super::manifest::{LatentManifest, MANIFEST, Shard, UNFINISHED, sha256};
+use super::shard::Items;
+use super::shard_writer::ShardWriter;
+use super::sums::Sums;
 use crate::{Error, Result};
 
-/// Writes a folder of latents, shard by shard.
+/// A folder of latents that is being written.
 ///
-/// The caller encodes its pictures in a fixed order, skips the first [`LatentWriter::written`], and pushes the rest.
+/// Shard k holds the latents of the pictures k n up to (k + 1) n of the data set, but for those that cannot be used; so
+/// its bytes depend on k alone, and any process may write it. The manifest is written once all shards are there.
 pub struct LatentWriter {
     dir: PathBuf,
     manifest: LatentManifest,
-    shard_items: usize,
-    pending: Items,
-    sums: Sums,
     finished: bool,
 }
 
+/// What is known of a shard that is on disk; stands beside it until the manifest is written.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) sha256: String,
+    pub(super) count: usize,
+    pub(super) sums: Sums,
+    /// Key and reason of the pictures without a latent.
+    pub(super) bad: Vec<(String, String)>,
+}
+
+/// How [`LatentWriter::finish`] left the folder.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Finished {
+    /// All latents are there.
+    Complete(Box<LatentManifest>),
+    /// So many shards are still to be written, by other processes or a later run.
+    Missing(usize),
+}
+
 impl LatentWriter {
-    /// Opens `dir` for latents that `manifest` describes (its `shards` and `count` are ignored), `shard_items` to a file.
-    /// A folder of the same origin is continued, or found finished. Errors if the folder holds latents of another origin
-    /// (naming what differs) or anything else, or cannot be written.
-    pub fn create(dir: &Path, manifest: LatentManifest, shard_items: usize) -> Result<Self> {
-        if manifest.item_len() == 0 || shard_items == 0 {
-            let got = format!("{} numbers, {shard_items} to a shard", manifest.item_len());
-            return Err(Error::argument("latents", "a size above 0 and at least one to a shard", got));
+    /// Opens `dir` for the latents that `manifest` describes, of `manifest.pictures` pictures,
+    /// `manifest.pictures_per_shard` to a file (its `shards`, `count` and `left_out` are ignored). A folder of the same
+    /// origin is continued, or found finished. Errors if the folder holds latents of another origin (naming what differs) or
+    /// anything else, or cannot be written.
+    pub fn create(dir: &Path, manifest: LatentManifest) -> Result<Self> {
+        let LatentManifest { pictures, pictures_per_shard, .. } = manifest;
+        if manifest.item_len() == 0 || pictures == 0 || pictures_per_shard == 0 {
+            let got = format!("{} numbers, {pictures} pictures, {pictures_per_shard} to a shard", manifest.item_len());
+            return Err(Error::argument("latents", "a size above 0, a picture and at least one to a shard", got));
         }
         std::fs::create_dir_all(dir).map_err(|e| Error::file(dir, e))?;
-        let manifest = LatentManifest { shards: Vec::new(), count: 0, ..manifest };
-        let sums = Sums::new(manifest.channels);
-        let mut writer = Self { dir: dir.to_path_buf(), manifest, shard_items, pending: Items::default(), sums, finished: false };
-        writer.resume()?;
+        let manifest = LatentManifest { shards: Vec::new(), count: 0, left_out: 0, ..manifest };
+        let mut writer = Self { dir: dir.to_path_buf(), manifest, finished: false };
+        writer.take_up()?;
         Ok(writer)
     }
 
-    fn resume(&mut self) -> Result<()> {
-        remove_temporaries(&self.dir)?;
+    fn take_up(&mut self) -> Result<()> {
+        let there = names(&self.dir)?;
+        let has = |name: &str| there.iter().any(|n| n == name);
+        let foreign = there.iter().find(|n| !n.starts_with(TEMPORARY));
+        if let (false, false, Some(name)) = (has(MANIFEST), has(UNFINISHED), foreign) {
+            let why = format!("is not empty and holds no latents (`{name}`); choose another folder");
+            return Err(Error::file(&self.dir, why));
+        }
+        if !has(MANIFEST) && !has(UNFINISHED) && write_new(&self.dir, UNFINISHED, to_json(&self.manifest)?.as_bytes())? {
+            return Ok(());
+        }
+        // The manifest comes before the other goes, so one of them is there.
         if self.dir.join(MANIFEST).exists() {
             let found = LatentManifest::read(&self.dir)?;
             self.manifest.same_origin(&found, &self.dir)?;
             (self.manifest, self.finished) = (found, true);
             return Ok(());
         }
-        let unfinished = self.dir.join(UNFINISHED);
-        if unfinished.exists() {
-            self.manifest.same_origin(&LatentManifest::read_file(&unfinished)?, &self.dir)?;
-            return self.take_in_shards();
-        }
-        if let Some(entry) = std::fs::read_dir(&self.dir).map_err(|e| Error::file(&self.dir, e))?.next() {
-            let name = entry.map_err(|e| Error::file(&self.dir, e))?.file_name();
-            let why = format!("is not empty and holds no latents (`{}`); choose another folder", name.to_string_lossy());
-            return Err(Error::file(&self.dir, why));
-        }
-        write_whole(&self.dir, UNFINISHED, to_json(&self.manifest)?.as_bytes())
+        self.manifest.same_origin(&LatentManifest::read_file(&self.dir.join(UNFINISHED))?, &self.dir)
     }
 
-    /// Takes up full shards as they are, and the items of a shorter one, which was the last, as pending.
-    fn take_in_shards(&mut self) -> Result<()> {
-        loop {
-            let path = self.dir.join(self.next_name());
-            if !path.exists() {
-                return Ok(());
-            }
-            let bytes = std::fs::read(&path).map_err(|e| Error::file(&path, e))?;
-            let items = Items::from_bytes(&bytes, &self.manifest, &path)?;
-            self.sums.add(&items.moments, &self.manifest);
-            if items.len() < self.shard_items {
-                self.pending = items;
-                return Ok(());
-            }
-            self.note_shard(&bytes, items.len());
-        }
-    }
-
-    fn next_name(&self) -> String {
-        format!("latents-{:05}.safetensors", self.manifest.shards.len())
-    }
-
-    fn note_shard(&mut self, bytes: &[u8], count: usize) {
-        let file = self.next_name();
-        self.manifest.shards.push(Shard { file, sha256: sha256(bytes), count });
-        self.manifest.count += count;
-    }
-
-    /// How many latents the folder holds already: the caller goes on with the one after.
-    pub fn written(&self) -> usize {
-        self.manifest.count + self.pending.len()
-    }
-
-    /// Whether the folder was finished before: there is nothing to push.
+    /// Whether the folder was finished before: there is nothing to write.
     pub fn is_finished(&self) -> bool {
         self.finished
     }
 
-    /// Adds the next latent. Errors if its length does not fit, a number is not finite, the folder is finished or the
-    /// disk is full.
-    pub fn push(&mut self, moments: &[f32], label: Option<u32>, key: &str, caption: Option<&str>) -> Result<()> {
+    /// Number of shards in all.
+    pub fn shards(&self) -> usize {
+        self.manifest.pictures.div_ceil(self.manifest.pictures_per_shard)
+    }
+
+    /// The pictures of a shard, as positions in the data set.
+    pub fn pictures_of(&self, shard: usize) -> Range<usize> {
+        let LatentManifest { pictures, pictures_per_shard: each, .. } = self.manifest;
+        (shard * each).min(pictures)..((shard + 1) * each).min(pictures)
+    }
+
+    /// The shards of process `rank` of `ranks` that are not on disk yet, each where [`ShardWriter::checkpoint`] left it. No
+    /// other process may write them at the same time. Errors if a file of theirs is damaged.
+    pub fn missing(&self, rank: usize, ranks: usize) -> Result<Vec<ShardWriter<'_>>> {
+        let there: HashSet<String> = names(&self.dir)?.into_iter().collect();
+        let mut missing = Vec::new();
+        for shard in (rank..self.shards()).step_by(ranks.max(1)).filter(|_| !self.finished) {
+            if !there.contains(&record_name(shard)) {
+                missing.push(ShardWriter::open(self, shard, there.contains(&part_name(shard)))?);
+            }
+        }
+        let own: HashSet<String> = missing.iter().flat_map(ShardWriter::names).collect();
+        let written = |name: &str| name.strip_prefix(TEMPORARY).and_then(|n| n.rsplit_once('-')).map(|(n, _)| n.to_string());
+        for left_over in there.iter().filter(|name| written(name).is_some_and(|n| own.contains(&n))) {
+            remove(&self.dir, left_over)?;
+        }
+        Ok(missing)
+    }
+
+    /// The pictures of all shards on disk that have no latent: key and reason. Errors if a record is damaged.
+    pub fn bad(&self) -> Result<Vec<(String, String)>> {
+        let mut bad = Vec::new();
+        for shard in 0..self.shards() {
+            bad.extend(self.record(shard)?.unwrap_or_default().bad);
+        }
+        Ok(bad)
+    }
+
+    /// Writes the manifest if all shards are there, whoever wrote them; may be called by several processes at once.
+    /// Errors if more than `allowed` pictures have no latent (naming them), or none has one.
+    pub fn finish(self, allowed: usize) -> Result<Finished> {
         if self.finished {
-            return Err(Error::file(&self.dir, "the latents are finished; nothing can be added"));
+            return Ok(Finished::Complete(Box::new(self.manifest)));
         }
-        if moments.len() != self.manifest.item_len() {
-            return Err(Error::argument("latent", format!("{} numbers", self.manifest.item_len()), moments.len()));
+        let mut records = Vec::new();
+        for shard in 0..self.shards() {
+            records.extend(self.record(shard)?.map(|record| (shard, record)));
         }
-        if let Some(bad) = moments.iter().find(|v| !v.is_finite()) {
-            return Err(Error::item(key, format!("its latent is not finite: {bad}")));
+        if records.len() < self.shards() {
+            // Another process that finished meanwhile has removed the records.
+            return match LatentManifest::read(&self.dir) {
+                Ok(manifest) => Ok(Finished::Complete(Box::new(manifest))),
+                Err(_) => Ok(Finished::Missing(self.shards() - records.len())),
+            };
         }
-        self.pending.push(LatentItem { moments, label, key, caption });
-        self.sums.add(moments, &self.manifest);
-        if self.pending.len() == self.shard_items {
-            let bytes = self.write_pending()?;
-            self.note_shard(&bytes, self.shard_items);
-            self.pending = Items::default();
+        let bad: Vec<_> = records.iter().flat_map(|(_, record)| record.bad.clone()).collect();
+        if bad.len() > allowed {
+            return Err(Error::TooManyBad { bad, total: self.manifest.pictures, allowed });
         }
-        Ok(())
-    }
-
-    /// Puts what is pending on disk as a short shard, which a continued run fills up: nothing is lost by stopping now.
-    pub fn checkpoint(&self) -> Result<()> {
-        if self.pending.len() > 0 {
-            self.write_pending()?;
-        }
-        Ok(())
-    }
-
-    fn write_pending(&self) -> Result<Vec<u8>> {
-        let bytes = self.pending.to_bytes(&self.manifest)?;
-        write_whole(&self.dir, &self.next_name(), &bytes)?;
-        Ok(bytes)
-    }
-
-    /// Writes the last shard and the manifest. Errors if nothing was pushed or the disk is full.
-    pub fn finish(mut self) -> Result<LatentManifest> {
-        if self.finished {
-            return Ok(self.manifest);
-        }
-        if self.written() == 0 {
+        let manifest = complete(&self.manifest, &records);
+        if manifest.count == 0 {
             return Err(Error::argument("latents", "at least one", 0));
         }
-        if self.pending.len() > 0 {
-            let bytes = self.write_pending()?;
-            self.note_shard(&bytes, self.pending.len());
-        }
-        if self.manifest.shift.is_empty() {
-            self.manifest.shift = self.sums.mean();
-        }
-        if self.manifest.scale.is_empty() {
-            self.manifest.scale = self.sums.inverse_deviation();
-        }
-        write_whole(&self.dir, MANIFEST, to_json(&self.manifest)?.as_bytes())?;
-        let unfinished = self.dir.join(UNFINISHED);
-        std::fs::remove_file(&unfinished).map_err(|e| Error::file(unfinished, e))?;
-        Ok(self.manifest)
+        write_whole(&self.dir, MANIFEST, to_json(&manifest)?.as_bytes())?;
+        let done = |name: &String| [RECORD, PART, TEMPORARY, UNFINISHED].iter().any(|prefix| name.starts_with(prefix));
+        names(&self.dir)?.iter().filter(|name| done(name)).try_for_each(|name| remove(&self.dir, name))?;
+        Ok(Finished::Complete(Box::new(manifest)))
     }
+
+    /// What is known of a shard; none if it is not there.
+    fn record(&self, shard: usize) -> Result<Option<Record>> {
+        let path = self.dir.join(record_name(shard));
+        let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::file(path, format!("damaged: {e}")))
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn manifest(&self) -> &LatentManifest {
+        &self.manifest
+    }
+
+    /// Puts a whole shard on disk, then its record: without the record the shard does not count.
+    pub(super) fn write_shard(&self, shard: usize, items: &Items, bad: Vec<(String, String)>) -> Result<()> {
+        let mut record = Record { bad, count: items.len(), ..Record::default() };
+        if items.len() > 0 {
+            let bytes = items.to_bytes(&self.manifest)?;
+            let stored = Items::from_bytes(&bytes, &self.manifest, &self.dir.join(shard_name(shard)))?;
+            record.sums = Sums::of(&stored.moments, &self.manifest);
+            record.sha256 = sha256(&bytes);
+            write_whole(&self.dir, &shard_name(shard), &bytes)?;
+        }
+        let text = serde_json::to_string(&record).map_err(|e| Error::argument("record", "values that JSON can hold", e))?;
+        write_whole(&self.dir, &record_name(shard), text.as_bytes())
+    }
+}
+
+const RECORD: &str = "shard-";
+const PART: &str = "part-";
+
+pub(super) fn record_name(shard: usize) -> String {
+    format!("{RECORD}{shard:05}.json")
+}
+
+pub(super) fn shard_name(shard: usize) -> String {
+    format!("latents-{shard:05}.safetensors")
+}
+
+pub(super) fn part_name(shard: usize) -> String {
+    format!("{PART}{shard:05}.safetensors")
+}
+
+fn complete(manifest: &LatentManifest, records: &[(usize, Record)]) -> LatentManifest {
+    let mut manifest = manifest.clone();
+    let mut sums = Sums::default();
+    for (shard, record) in records {
+        manifest.left_out += record.bad.len();
+        if record.count > 0 {
+            sums.add(&record.sums);
+            manifest.count += record.count;
+            let (sha256, count) = (record.sha256.clone(), record.count);
+            manifest.shards.push(Shard { file: shard_name(*shard), sha256, count });
+        }
+    }
+    if manifest.shift.is_empty() {
+        manifest.shift = sums.mean();
+    }
+    if manifest.scale.is_empty() {
+        manifest.scale = sums.inverse_deviation();
+    }
+    manifest
 }
 
 fn to_json(manifest: &LatentManifest) -> Result<String> {
     serde_json::to_string_pretty(manifest).map_err(|e| Error::argument("manifest", "values that JSON can hold", e))
-}
-
-/// Sums of the latents by channel, in the order of the items, so that a continued run has the same ones.
-struct Sums {
-    n: f64,
-    first: Vec<f64>,
-    second: Vec<f64>,
-}
-
-impl Sums {
-    fn new(channels: usize) -> Self {
-        Self { n: 0.0, first: vec![0.0; channels], second: vec![0.0; channels] }
-    }
-
-    /// Adds whole items. E z^2 of a posterior is mean^2 + variance.
-    fn add(&mut self, moments: &[f32], manifest: &LatentManifest) {
-        let area = manifest.height * manifest.width;
-        for item in moments.chunks_exact(manifest.item_len()) {
-            let (means, log_variances) = item.split_at(manifest.channels * area);
-            for (c, plane) in means.chunks_exact(area).enumerate() {
-                for (k, &mean) in plane.iter().enumerate() {
-                    let variance = match manifest.kind {
-                        LatentKind::Moments => f64::from(log_variances[c * area + k].clamp(-30.0, 20.0)).exp(),
-                        LatentKind::Continuous => 0.0,
-                    };
-                    self.first[c] += f64::from(mean);
-                    self.second[c] += f64::from(mean) * f64::from(mean) + variance;
-                }
-            }
-            self.n += area as f64;
-        }
-    }
-
-    fn mean(&self) -> Vec<f32> {
-        self.first.iter().map(|s| (s / self.n) as f32).collect()
-    }
-
-    /// 1 / standard deviation; 1 for a channel that is constant.
-    fn inverse_deviation(&self) -> Vec<f32> {
-        let variance = |(s, q): (&f64, &f64)| q / self.n - (s / self.n).powi(2);
-        let inverse = |v: f64| if v > 1e-12 { v.sqrt().recip() as f32 } else { 1.0 };
-        self.first.iter().zip(&self.second).map(|sq| inverse(variance(sq))).collect()
-    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::dataset::{Content, Metadata, Source, Summary};
-use crate::readers::table::{Attributes, read_pairs};
+use crate::readers::table::{Attributes, Pairs};
 use crate::readers::tree::Tree;
 use crate::readers::{files, folder};
 use crate::{Error, Result};
@@ -32,34 +32,31 @@ impl Celeba {
     /// Opens the folder of the lists, with the pictures in a folder or zip beside them. Errors if a list contradicts itself.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let attributes = Attributes::read(&root.join(ATTRIBUTES))?;
-        if attributes.files.is_empty() {
+        if attributes.files.len() == 0 {
             return Err(folder::no_images(root));
         }
         let folder = root.join(PICTURES);
         let tree = Tree::open(&if folder.is_dir() { folder } else { root.join(format!("{PICTURES}.zip")) })?;
-        let by_name = tree.by_name();
-        let place = |file: &String| by_name.get(file.as_str()).or_else(|| by_name.get(format!("{PICTURES}/{file}").as_str()));
-        let places = attributes.files.iter().map(|f| place(f).map_or(NONE, |&i| i as u32)).collect();
-        let partition = optional_pairs(&root.join(PARTITION))?;
-        if let Some((file, n)) = partition.iter().find(|(_, n)| **n > 2) {
-            return Err(Error::file(root.join(PARTITION), format!("`{file}`: expected a partition of 0 to 2, got {n}")));
-        }
-        let identity = optional_pairs(&root.join(IDENTITY))?;
-        let splits = attributes.files.iter().map(|f| partition.get(f).map(|&n| n as u8)).collect();
-        let identities = attributes.files.iter().map(|f| identity.get(f).map_or(NONE, |&n| n as u32)).collect();
+        let (names, index) = (tree.names(), tree.index());
+        let place = |file: &str| index.find(names, file).or_else(|| index.find(names, &format!("{PICTURES}/{file}")));
+        let places = attributes.files.iter().map(|f| place(f).map_or(NONE, |i| i as u32)).collect();
+        let partition = optional_pairs(&root.join(PARTITION), 3)?;
+        let identity = optional_pairs(&root.join(IDENTITY), NONE)?;
+        let splits = attributes.files.iter().map(|f| partition.get(f).map(|n| n as u8)).collect();
+        let identities = attributes.files.iter().map(|f| identity.get(f).unwrap_or(NONE)).collect();
         Ok(Self { attributes, splits, identities, tree, places })
     }
 
     fn place(&self, i: usize) -> Result<usize> {
         match self.places[i] {
-            NONE => Err(Error::file(self.tree.path(), format!("`{}` is listed but absent", self.attributes.files[i]))),
+            NONE => Err(Error::file(self.tree.path(), format!("`{}` is listed but absent", self.attributes.files.get(i)))),
             at => Ok(at as usize),
         }
     }
 }
 
-fn optional_pairs(path: &Path) -> Result<HashMap<String, u64>> {
-    if path.exists() { Ok(read_pairs(path)?.into_iter().collect()) } else { Ok(HashMap::new()) }
+fn optional_pairs(path: &Path, limit: u32) -> Result<Pairs> {
+    if path.exists() { Pairs::read(path, limit) } else { Ok(Pairs::default()) }
 }
 
 impl Source for Celeba {
@@ -68,7 +65,7 @@ impl Source for Celeba {
     }
 
     fn key(&self, i: usize) -> String {
-        self.attributes.files[i].clone()
+        self.attributes.files.get(i).to_string()
     }
 
     fn metadata(&self, i: usize) -> Result<Metadata> {
@@ -125,8 +122,8 @@ impl CelebaHq {
         }
         let list = root.join(HQ_ATTRIBUTES);
         let attributes = list.exists().then(|| Attributes::read(&list)).transpose()?;
-        let files = attributes.iter().flat_map(|a| a.files.iter().cloned());
-        let rows = files.enumerate().map(|(i, name)| (name, i)).collect();
+        let files = attributes.iter().flat_map(|a| a.files.iter());
+        let rows = files.enumerate().map(|(i, name)| (name.to_string(), i)).collect();
         Ok(Self { folder, numbers, attributes, rows, originals: read_mapping(&root.join(HQ_MAPPING))? })
     }
 }

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::dataset::Content;
+use crate::listing::Texts;
 use crate::{Error, Result};
 
 /// Picture files by extension, compared without case.
@@ -55,43 +57,63 @@ pub(crate) fn size(path: &Path) -> Result<u64> {
 }
 
 /// All files below `root` by their relative paths ('/' between), in code-point order; links are followed.
-pub(crate) fn walk(root: &Path) -> Result<Vec<String>> {
-    let mut found = Vec::new();
+pub(crate) fn walk(root: &Path) -> Result<Texts> {
+    let mut found = Texts::default();
     walk_into(root, "", 0, &mut found)?;
-    found.sort_unstable();
-    Ok(found)
+    Ok(found.sorted())
 }
 
-fn walk_into(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<String>) -> Result<()> {
+fn walk_into(folder: &Path, prefix: &str, depth: usize, found: &mut Texts) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(Error::file(folder, format!("more than {MAX_DEPTH} folders deep: a loop of links?")));
     }
-    for (name, is_folder) in entries(folder)? {
-        let path = format!("{prefix}{name}");
+    let mut folders = Vec::new();
+    each_entry(folder, |name, is_folder| {
         if is_folder {
-            walk_into(&folder.join(&name), &format!("{path}/"), depth + 1, found)?;
+            folders.push(name.to_string());
         } else {
-            found.push(path);
+            found.push(&format!("{prefix}{name}"));
         }
-    }
-    Ok(())
+    })?;
+    folders.iter().try_for_each(|name| walk_into(&folder.join(name), &format!("{prefix}{name}/"), depth + 1, found))
 }
 
 /// Names in a folder, and whether each is a folder, in code-point order. Names that are not UTF-8 are passed with a warning.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<(String, bool)>> {
     let mut found = Vec::new();
+    each_entry(folder, |name, is_folder| found.push((name.to_string(), is_folder)))?;
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn each_entry(folder: &Path, mut each: impl FnMut(&str, bool)) -> Result<()> {
     for entry in std::fs::read_dir(folder).map_err(|e| Error::file(folder, e))? {
         let entry = entry.map_err(|e| Error::file(folder, e))?;
-        let Ok(name) = entry.file_name().into_string() else {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else {
             tracing::warn!(path = %entry.path().display(), "passed over: the name is not UTF-8");
             continue;
         };
         let kind = entry.file_type().map_err(|e| Error::file(entry.path(), e))?;
-        let is_folder = kind.is_dir() || (kind.is_symlink() && entry.path().is_dir());
-        found.push((name, is_folder));
+        each(name, kind.is_dir() || (kind.is_symlink() && entry.path().is_dir()));
     }
-    found.sort_unstable();
-    Ok(found)
+    Ok(())
+}
+
+/// Picture files of a folder by their relative paths, which are their keys.
+pub(crate) struct Files {
+    pub(crate) root: PathBuf,
+    pub(crate) keys: Texts,
+}
+
+impl Files {
+    pub(crate) fn size(&self, i: usize) -> Result<u64> {
+        size(&self.root.join(self.keys.get(i)))
+    }
+
+    pub(crate) fn content(&self, i: usize) -> Result<Content> {
+        read(&self.root.join(self.keys.get(i))).map(Content::Encoded)
+    }
 }
 
 /// Whether a path of an archive or a metadata file stays below its root.

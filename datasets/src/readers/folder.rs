@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use crate::dataset::{Content, Source, Summary};
 use crate::layout::Layout;
 use crate::listing::{Labels, Texts};
-use crate::readers::files;
+use crate::readers::files::{self, Files};
 use crate::{Error, Result};
 
 /// All files below a folder, before it is known how they are meant.
 pub(crate) struct Folder {
     root: PathBuf,
-    files: Vec<String>,
+    files: Texts,
 }
 
 impl Folder {
@@ -20,45 +20,46 @@ impl Folder {
         Ok(Self { root: root.to_path_buf(), files: files::walk(root)? })
     }
 
-    fn pictures(&self) -> impl Iterator<Item = &String> {
+    fn pictures(&self) -> impl Iterator<Item = &str> {
         self.files.iter().filter(|f| files::is_picture(f) && !hidden(f))
     }
 
     /// Sub-folders are classes if no picture lies outside of them; else captions decide.
     pub(crate) fn layout(&self) -> Layout {
         let by_class = self.pictures().all(|f| f.contains('/'));
-        match (by_class, self.captions().any(|c| c)) {
+        match (by_class, self.pictures().any(|f| self.is_captioned(f))) {
             (true, _) => Layout::ImageFolder,
             (false, true) => Layout::CaptionFolder,
             (false, false) => Layout::FlatFolder,
         }
     }
 
-    /// For each picture, whether a text of the same stem lies beside it.
-    fn captions(&self) -> impl Iterator<Item = bool> {
-        self.pictures().map(|f| self.files.binary_search(&format!("{}.txt", files::stem(f))).is_ok())
+    /// Whether a text of the same stem lies beside the picture.
+    fn is_captioned(&self, picture: &str) -> bool {
+        self.files.find_sorted(&format!("{}.txt", files::stem(picture))).is_some()
     }
 
     /// The folder, read as `layout`. Errors if no picture is there.
     pub(crate) fn open(self, layout: Layout) -> Result<FolderSource> {
-        let captioned: Vec<bool> = self.captions().collect();
-        let mut rows: Vec<(&str, bool)> = self.pictures().map(String::as_str).zip(captioned).collect();
+        let name = |row: &u32| self.files.get(*row as usize);
+        let is_picture = |row: &u32| files::is_picture(name(row)) && !hidden(name(row));
+        let mut rows: Vec<u32> = (0..self.files.len() as u32).filter(is_picture).collect();
         if rows.is_empty() {
             return Err(no_images(&self.root));
         }
         let (mut labels, mut classes) = (Labels::default(), Vec::new());
         if layout == Layout::ImageFolder {
             classes = classes_of(&self.root)?;
-            rows.retain(|(f, _)| f.contains('/'));
+            rows.retain(|row| name(row).contains('/'));
             if rows.is_empty() {
                 return Err(Error::file(&self.root, "has pictures but no folder of a class; read it as flat_folder"));
             }
-            rows.sort_by(|a, b| by_folder_then_name(a.0, b.0));
-            labels = rows.iter().map(|(f, _)| class_of(f, &classes)).collect();
+            rows.sort_by(|a, b| by_folder_then_name(name(a), name(b)));
+            labels = rows.iter().map(|row| class_of(name(row), &classes)).collect();
         }
-        let keys = rows.iter().map(|(f, _)| f).collect();
-        let captioned = rows.iter().map(|&(_, c)| c).collect();
-        Ok(FolderSource { root: self.root, keys, labels, captioned, classes })
+        let captioned = rows.iter().map(|row| self.is_captioned(name(row))).collect();
+        let keys = rows.iter().map(name).collect();
+        Ok(FolderSource { files: Files { root: self.root, keys }, labels, captioned, classes })
     }
 }
 
@@ -92,8 +93,7 @@ fn by_folder_then_name(a: &str, b: &str) -> std::cmp::Ordering {
 
 /// A folder of pictures.
 pub(crate) struct FolderSource {
-    root: PathBuf,
-    keys: Texts,
+    files: Files,
     labels: Labels,
     captioned: Vec<bool>,
     classes: Vec<String>,
@@ -101,11 +101,11 @@ pub(crate) struct FolderSource {
 
 impl Source for FolderSource {
     fn len(&self) -> usize {
-        self.keys.len()
+        self.files.keys.len()
     }
 
     fn key(&self, i: usize) -> String {
-        self.keys.get(i).to_string()
+        self.files.keys.get(i).to_string()
     }
 
     fn label(&self, i: usize) -> Option<u32> {
@@ -116,16 +116,16 @@ impl Source for FolderSource {
         if !self.captioned[i] {
             return Ok(None);
         }
-        let path = self.root.join(format!("{}.txt", files::stem(self.keys.get(i))));
+        let path = self.files.root.join(format!("{}.txt", files::stem(self.files.keys.get(i))));
         Ok(Some(files::read_text(&path)?.trim().to_string()))
     }
 
     fn stored_bytes(&self, i: usize) -> Result<u64> {
-        files::size(&self.root.join(self.keys.get(i)))
+        self.files.size(i)
     }
 
     fn content(&self, i: usize) -> Result<Content> {
-        files::read(&self.root.join(self.keys.get(i))).map(Content::Encoded)
+        self.files.content(i)
     }
 
     fn summary(&self) -> Summary {

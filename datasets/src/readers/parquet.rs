@@ -1,5 +1,6 @@
 //! Hugging Face's parquet files: pictures as a struct of bytes and path, labels, captions.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use ::parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileRea
 use bytes::Bytes;
 
 use crate::dataset::{Content, DatasetOptions, Metadata, Source, Summary};
-use crate::listing::Labels;
+use crate::listing::{Labels, Texts};
 use crate::readers::metadata::{CAPTION_COLUMNS, LABEL_COLUMNS};
 use crate::readers::regions::RangeFile;
 use crate::readers::{files, folder};
@@ -31,10 +32,11 @@ impl Length for Shared {
 }
 
 impl ChunkReader for Shared {
-    type T = SharedReader;
+    type T = io::BufReader<SharedReader>;
 
-    fn get_read(&self, start: u64) -> ParquetResult<SharedReader> {
-        Ok(SharedReader { file: self.clone(), at: start })
+    /// Page headers are read from it byte by byte.
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        Ok(io::BufReader::with_capacity(512, SharedReader { file: self.clone(), at: start }))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
@@ -71,9 +73,12 @@ pub(crate) struct Parquet {
     groups: Vec<(usize, u32, u32)>,
     rows: usize,
     labels: Labels,
-    captions: Vec<Option<Box<str>>>,
-    paths: Vec<Option<Box<str>>>,
+    captions: Texts,
+    paths: Texts,
     classes: Vec<String>,
+    attribute_names: Vec<String>,
+    /// Row after row: 1, -1, or 0 for null.
+    attributes: Vec<i8>,
 }
 
 impl Parquet {
@@ -85,9 +90,11 @@ impl Parquet {
             groups: Vec::new(),
             rows: 0,
             labels: Labels::default(),
-            captions: Vec::new(),
-            paths: Vec::new(),
+            captions: Texts::default(),
+            paths: Texts::default(),
             classes: Vec::new(),
+            attribute_names: Vec::new(),
+            attributes: Vec::new(),
         };
         for file in parquet_files(path)? {
             // The library trusts lengths in places; a damaged file must not end the program.
@@ -118,6 +125,12 @@ impl Parquet {
             self.classes = class_names(&reader, name);
         }
         let path_column = find(image, &IMAGE_COLUMNS, "path").filter(|(_, c)| *c != bytes_column);
+        let attributes = attribute_columns(&reader);
+        let names: Vec<String> = attributes.iter().map(|a| a.0.clone()).collect();
+        if self.rows > 0 && names != self.attribute_names {
+            return Err(file.0.error("its columns of attributes differ from those of the file before"));
+        }
+        self.attribute_names = names;
         for group in 0..reader.num_row_groups() {
             let rows = usize::try_from(reader.metadata().row_group(group).num_rows()).map_err(|e| file.0.error(e))?;
             self.groups.push((self.rows, self.parts.len() as u32, group as u32));
@@ -135,8 +148,22 @@ impl Parquet {
                 let label = self.label_of(cell.as_ref()).map_err(|why| file.0.error(why))?;
                 self.labels.push(label);
             }
-            self.captions.extend(column(caption.as_ref().map(|c| c.1))?.into_iter().map(Cell::text));
-            self.paths.extend(column(path_column.as_ref().map(|c| c.1))?.into_iter().map(Cell::text));
+            let texts = column(caption.as_ref().map(|c| c.1))?;
+            texts.iter().for_each(|cell| self.captions.push_optional(cell.as_ref().map(Cell::text).as_deref()));
+            let texts = column(path_column.as_ref().map(|c| c.1))?;
+            texts.iter().for_each(|cell| self.paths.push_optional(cell.as_ref().map(Cell::text).as_deref()));
+            let flags = attributes.iter().map(|a| column(Some(a.1))).collect::<Result<Vec<_>>>()?;
+            let sign = |cell: &Option<Cell>| match cell {
+                Some(Cell::Number(n)) => {
+                    if *n == 1 {
+                        1
+                    } else {
+                        -1
+                    }
+                }
+                _ => 0,
+            };
+            self.attributes.extend((0..rows).flat_map(|row| flags.iter().map(move |column| sign(&column[row]))));
         }
         self.parts.push(Part { file, reader, bytes_column });
         Ok(())
@@ -163,10 +190,10 @@ enum Cell {
 }
 
 impl Cell {
-    fn text(cell: Option<Self>) -> Option<Box<str>> {
-        match cell? {
-            Self::Number(n) => Some(n.to_string().into()),
-            Self::Bytes(bytes) => Some(String::from_utf8_lossy(bytes.data()).into()),
+    fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Number(n) => n.to_string().into(),
+            Self::Bytes(bytes) => String::from_utf8_lossy(bytes.data()),
         }
     }
 }
@@ -200,8 +227,9 @@ fn cells(
     Ok(match reader {
         ColumnReader::ByteArrayColumnReader(r) => read!(r, Cell::Bytes),
         ColumnReader::Int64ColumnReader(r) => read!(r, Cell::Number),
+        ColumnReader::BoolColumnReader(r) => read!(r, |v| Cell::Number(i64::from(v))),
         ColumnReader::Int32ColumnReader(r) => read!(r, |v| Cell::Number(i64::from(v))),
-        _ => return Err(ParquetError::General("a column of another type than bytes and whole numbers".into())),
+        _ => return Err(ParquetError::General("a column of another type than bytes, whole numbers and flags".into())),
     })
 }
 
@@ -231,6 +259,16 @@ fn find_column(
     };
     let find = |name: &&str| (0..columns.len()).find(|&c| matches(c, name)).map(|c| (name.to_string(), c));
     candidates.iter().find_map(find)
+}
+
+/// Name and number of the columns of flags: binary attributes.
+fn attribute_columns(reader: &SerializedFileReader<Shared>) -> Vec<(String, usize)> {
+    let columns = reader.metadata().file_metadata().schema_descr().columns();
+    let flags = columns
+        .iter()
+        .enumerate()
+        .filter(|(_, c)| c.physical_type() == Physical::BOOLEAN && c.max_rep_level() == 0 && c.path().parts().len() == 1);
+    flags.map(|(i, c)| (c.name().to_string(), i)).collect()
 }
 
 /// Names of a `ClassLabel` column, from the schema that Hugging Face's library leaves in the file.
@@ -281,12 +319,19 @@ impl Source for Parquet {
     }
 
     fn caption(&self, i: usize) -> Result<Option<String>> {
-        Ok(self.captions[i].as_deref().map(str::to_string))
+        Ok(self.captions.optional(i).map(str::to_string))
     }
 
     fn metadata(&self, i: usize) -> Result<Metadata> {
-        let path = self.paths[i].as_deref();
-        Ok(path.map(|p| Metadata::from_iter([("path".into(), p.into())])).unwrap_or_default())
+        let mut metadata = Metadata::new();
+        if let Some(path) = self.paths.optional(i) {
+            metadata.insert("path".into(), path.into());
+        }
+        let n = self.attribute_names.len();
+        if n > 0 {
+            metadata.insert("attributes".into(), self.attributes[i * n..(i + 1) * n].to_vec().into());
+        }
+        Ok(metadata)
     }
 
     /// The size of the file: that of a picture is not known before it is read.
@@ -309,6 +354,7 @@ impl Source for Parquet {
 
     fn summary(&self) -> Summary {
         let label_kind = (!self.classes.is_empty()).then(|| "ClassLabel".into());
-        Summary { class_names: self.classes.clone(), label_kind, ..Summary::default() }
+        let attribute_names = self.attribute_names.clone();
+        Summary { class_names: self.classes.clone(), attribute_names, label_kind, ..Summary::default() }
     }
 }

@@ -71,9 +71,9 @@ impl RangeFile {
         Error::file(&self.path, message)
     }
 
-    /// A reader from the beginning, with a position of its own.
-    pub(crate) fn reader(&self) -> impl Read + '_ {
-        io::BufReader::with_capacity(1 << 16, Cursor { file: self, at: 0 })
+    /// A reader from `at`, with a position of its own.
+    pub(crate) fn reader_at(&self, at: u64) -> impl Read + '_ {
+        io::BufReader::with_capacity(1 << 16, Cursor { file: self, at })
     }
 }
 

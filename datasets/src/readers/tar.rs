@@ -21,11 +21,19 @@ pub(crate) fn is_packed(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "gz" || e == "tgz")
 }
 
-/// The files of an archive (ustar, GNU long names, PAX), in their order. Errors if a header is damaged, a member is cut
-/// short, or a name leaves the archive.
+/// The files of an archive (ustar, GNU long names, PAX), in their order.
 pub(crate) fn members(file: &RangeFile) -> Result<Vec<Member>> {
-    let mut archive = ::tar::Archive::new(file.reader());
     let mut found = Vec::new();
+    each_member(file, |member| {
+        found.push(member);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Hands over one after the other. Errors if a header is damaged, a member is cut short, or a name leaves the archive.
+pub(crate) fn each_member(file: &RangeFile, mut each: impl FnMut(Member) -> Result<()>) -> Result<()> {
+    let mut archive = ::tar::Archive::new(file.reader_at(0));
     for entry in archive.entries().map_err(|e| file.error(e))? {
         let entry = entry.map_err(|e| file.error(e))?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
@@ -40,7 +48,7 @@ pub(crate) fn members(file: &RangeFile) -> Result<Vec<Member>> {
             return Err(file.error(format!("cut inside `{name}`")));
         }
         let name = name.strip_prefix("./").map_or_else(|| name.clone(), str::to_string);
-        found.push(Member { name, offset, size });
+        each(Member { name, offset, size })?;
     }
-    Ok(found)
+    Ok(())
 }

@@ -1,16 +1,16 @@
 //! Files by relative path, in a folder or in a zip archive.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::Result;
+use crate::listing::{Index, Texts};
 use crate::readers::files;
 use crate::readers::zip::Zip;
 
 /// A folder or an archive, seen as files by relative path.
 pub(crate) enum Tree {
     /// A folder and the paths below it.
-    Folder(PathBuf, Vec<String>),
+    Folder(PathBuf, Texts),
     /// An archive.
     Zip(Zip),
 }
@@ -32,21 +32,21 @@ impl Tree {
 
     pub(crate) fn name(&self, i: usize) -> &str {
         match self {
-            Self::Folder(_, names) => &names[i],
+            Self::Folder(_, names) => names.get(i),
             Self::Zip(zip) => zip.name(i),
         }
     }
 
     pub(crate) fn size(&self, i: usize) -> Result<u64> {
         match self {
-            Self::Folder(root, names) => files::size(&root.join(&names[i])),
+            Self::Folder(root, names) => files::size(&root.join(names.get(i))),
             Self::Zip(zip) => Ok(zip.size(i)),
         }
     }
 
     pub(crate) fn read(&self, i: usize) -> Result<Vec<u8>> {
         match self {
-            Self::Folder(root, names) => files::read(&root.join(&names[i])),
+            Self::Folder(root, names) => files::read(&root.join(names.get(i))),
             Self::Zip(zip) => zip.read(i),
         }
     }
@@ -62,9 +62,17 @@ impl Tree {
         (0..self.len()).find(|&i| self.name(i) == name)
     }
 
+    /// The paths.
+    pub(crate) fn names(&self) -> &Texts {
+        match self {
+            Self::Folder(_, names) => names,
+            Self::Zip(zip) => zip.names(),
+        }
+    }
+
     /// Positions by name.
-    pub(crate) fn by_name(&self) -> HashMap<&str, usize> {
-        (0..self.len()).map(|i| (self.name(i), i)).collect()
+    pub(crate) fn index(&self) -> Index {
+        Index::of(self.names())
     }
 
     /// The picture files, in code-point order of their paths.

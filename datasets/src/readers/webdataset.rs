@@ -11,19 +11,29 @@ use crate::{Error, Result};
 
 const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
-/// Offset and size within the shard; nothing where the size is 0 and the offset too.
-#[derive(Clone, Copy, Default)]
+/// Offset and size within the shard.
+#[derive(Clone, Copy)]
 struct Part {
     offset: u64,
     size: u64,
 }
 
+impl Part {
+    /// What is not there.
+    const NONE: Self = Self { offset: u64::MAX, size: 0 };
+
+    fn is_there(self) -> bool {
+        self.offset != u64::MAX
+    }
+}
+
+/// 56 bytes beside the key and label.
 #[derive(Clone, Copy)]
 struct Sample {
     shard: u32,
     picture: Part,
-    caption: Option<Part>,
-    json: Option<Part>,
+    caption: Part,
+    json: Part,
 }
 
 /// The samples of all shards that have a picture.
@@ -50,21 +60,25 @@ impl WebDataset {
 
     fn add(&mut self, path: &Path) -> Result<()> {
         let file = if tar::is_packed(path) { RangeFile::open_gzip(path)? } else { RangeFile::open(path)? };
-        let members = tar::members(&file)?;
-        let mut rest = members.as_slice();
-        while let Some(first) = rest.first() {
-            let key = split_name(&first.name).0;
-            let same = rest.iter().take_while(|m| split_name(&m.name).0 == key).count();
-            let (sample, tail) = rest.split_at(same);
-            self.add_sample(&file, key, sample)?;
-            rest = tail;
-        }
+        let mut sample: Vec<Member> = Vec::new();
+        tar::each_member(&file, |member| {
+            let key = |m: &Member| split_name(&m.name).0.to_string();
+            if sample.first().is_some_and(|first| key(first) != key(&member)) {
+                self.add_sample(&file, &sample)?;
+                sample.clear();
+            }
+            sample.push(member);
+            Ok(())
+        })?;
+        self.add_sample(&file, &sample)?;
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         self.shards.push((file, name));
         Ok(())
     }
 
-    fn add_sample(&mut self, file: &RangeFile, key: &str, members: &[Member]) -> Result<()> {
+    /// Takes in neighbouring members of one key.
+    fn add_sample(&mut self, file: &RangeFile, members: &[Member]) -> Result<()> {
+        let Some(key) = members.first().map(|m| split_name(&m.name).0) else { return Ok(()) };
         let field = |names: &[&str]| {
             let found = members.iter().find(|m| names.iter().any(|n| n.eq_ignore_ascii_case(split_name(&m.name).1)));
             found.map(|m| Part { offset: m.offset, size: m.size })
@@ -80,7 +94,8 @@ impl WebDataset {
         self.keys.push(key);
         self.labels.push(label);
         let shard = self.shards.len() as u32;
-        self.samples.push(Sample { shard, picture, caption: field(&["txt"]), json: field(&["json"]) });
+        let [caption, json] = ["txt", "json"].map(|name| field(&[name]).unwrap_or(Part::NONE));
+        self.samples.push(Sample { shard, picture, caption, json });
         Ok(())
     }
 
@@ -142,14 +157,18 @@ impl Source for WebDataset {
     }
 
     fn caption(&self, i: usize) -> Result<Option<String>> {
-        let Some(part) = self.samples[i].caption else { return Ok(None) };
+        let part = self.samples[i].caption;
+        if !part.is_there() {
+            return Ok(None);
+        }
         Ok(Some(String::from_utf8_lossy(&self.read(i, part)?).trim().to_string()))
     }
 
     fn metadata(&self, i: usize) -> Result<Metadata> {
         let (file, name) = &self.shards[self.samples[i].shard as usize];
         let mut metadata = Metadata::from_iter([("shard".to_string(), name.as_str().into())]);
-        if let Some(part) = self.samples[i].json {
+        let part = self.samples[i].json;
+        if part.is_there() {
             let json = serde_json::from_slice(&self.read(i, part)?);
             metadata.insert("json".into(), json.map_err(|e| file.error(format!("`{}.json`: {e}", self.keys.get(i))))?);
         }

@@ -20,7 +20,11 @@ const LOCAL: u32 = 0x0403_4B50;
 const END_SEARCH: u64 = 22 + 65_535;
 const DEFLATED: u16 = 8;
 
-/// A member: 40 bytes beside its name.
+/// A larger member that unpacks to more than so many times its size is a bomb: pictures hardly shrink, lists tenfold.
+const MAX_EXPANSION: u64 = 100;
+const PLAIN: u64 = 64 << 20;
+
+/// A member: 32 bytes beside its name.
 #[derive(Clone, Copy)]
 struct Member {
     offset: u64,
@@ -43,10 +47,12 @@ impl Zip {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut zip = Self { file: RangeFile::open(path)?, names: Texts::default(), members: Vec::new() };
         let (entries, size, offset) = zip.find_directory()?;
-        let directory = zip.file.read(offset, size)?;
-        let mut at = 0;
+        let file = RangeFile::open(path)?;
+        let mut directory = file.reader_at(offset).take(size);
+        let mut entry = Vec::new();
         for n in 0..entries {
-            at += zip.entry(&directory[at..]).map_err(|why| zip.file.error(format!("zip entry {n}: {why}")))?;
+            next_entry(&mut directory, &mut entry).map_err(|e| file.error(format!("zip entry {n}: {e}")))?;
+            zip.entry(&entry).map_err(|why| file.error(format!("zip entry {n}: {why}")))?;
         }
         Ok(zip)
     }
@@ -76,8 +82,8 @@ impl Zip {
         if record.u32_at(0) == Some(END64) { large().ok_or_else(damaged) } else { Err(damaged()) }
     }
 
-    /// Takes in one entry of the directory; answers its length.
-    fn entry(&mut self, bytes: &[u8]) -> std::result::Result<usize, String> {
+    /// Takes in one entry of the directory.
+    fn entry(&mut self, bytes: &[u8]) -> std::result::Result<(), String> {
         const CUT: &str = "the directory is damaged";
         if bytes.u32_at(0) != Some(CENTRAL) || bytes.len() < 46 {
             return Err(CUT.into());
@@ -87,16 +93,12 @@ impl Zip {
         let (name_len, extra_len) = (usize::from(u16_at(28)), usize::from(u16_at(30)));
         let name = bytes.get(46..46 + name_len).ok_or(CUT)?;
         let extra = bytes.get(46 + name_len..46 + name_len + extra_len).ok_or(CUT)?;
-        let length = 46 + name_len + extra_len + usize::from(u16_at(32));
-        if bytes.len() < length {
-            return Err(CUT.into());
-        }
         let name = String::from_utf8_lossy(name);
         if !stays_inside(&name) {
             return Err(format!("the name `{name}` leaves the archive"));
         }
         if name.ends_with('/') {
-            return Ok(length);
+            return Ok(());
         }
         let method = u16_at(10);
         if u16_at(8) & 1 == 1 || (method != 0 && method != DEFLATED) {
@@ -105,7 +107,7 @@ impl Zip {
         let [unpacked, packed, offset] = large_sizes(extra, [u32_at(24), u32_at(20), u32_at(42)]).ok_or(CUT)?;
         self.members.push(Member { offset, packed, unpacked, crc: u32_at(16) as u32, deflated: method == DEFLATED });
         self.names.push(&name);
-        Ok(length)
+        Ok(())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -114,6 +116,10 @@ impl Zip {
 
     pub(crate) fn name(&self, i: usize) -> &str {
         self.names.get(i)
+    }
+
+    pub(crate) fn names(&self) -> &Texts {
+        &self.names
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -131,6 +137,9 @@ impl Zip {
         let bad = |why: &str| self.file.error(format!("`{}`: {why}", self.name(i)));
         if member.unpacked > MAX_FILE_BYTES {
             return Err(bad(&format!("{} bytes, more than {MAX_FILE_BYTES} are refused", member.unpacked)));
+        }
+        if member.unpacked > PLAIN && member.unpacked / MAX_EXPANSION > member.packed {
+            return Err(bad(&format!("{} bytes packed into {}: refused", member.unpacked, member.packed)));
         }
         let head = self.file.read(member.offset, 30)?;
         if head.u32_at(0) != Some(LOCAL) {
@@ -151,6 +160,15 @@ impl Zip {
         crc.update(&bytes);
         if crc.sum() == member.crc { Ok(bytes) } else { Err(bad("its checksum is wrong")) }
     }
+}
+
+/// Reads an entry of the directory, of any of its lengths, into `entry`.
+fn next_entry(directory: &mut impl Read, entry: &mut Vec<u8>) -> std::io::Result<()> {
+    entry.resize(46, 0);
+    directory.read_exact(entry)?;
+    let lengths = [28, 30, 32].map(|at| usize::from(entry.u16_at(at).unwrap_or(0)));
+    entry.resize(46 + lengths.iter().sum::<usize>(), 0);
+    directory.read_exact(&mut entry[46..])
 }
 
 /// Unpacked size, packed size and offset, from the ZIP64 field where they do not fit into 32 bits.
