@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use candle_core::{DType, Device};
-use strata_training::{Interrupt, NoProgress, Progress};
+use strata_training::{Interrupt, NoProgress, Progress, Ranks};
 
 use crate::{
     args::{Dtype, Global},
@@ -69,7 +69,11 @@ fn device(name: &str) -> anyhow::Result<Device> {
     };
     match name {
         "cpu" => Ok(Device::Cpu),
-        "auto" => Ok(Device::cuda_if_available(0).unwrap_or(Device::Cpu)),
+        // Where a launcher started several processes on a machine, each takes a device of its own, if it sees them all.
+        "auto" => {
+            let own = Device::cuda_if_available(Ranks::from_env()?.local).or_else(|_| Device::cuda_if_available(0));
+            Ok(own.unwrap_or(Device::Cpu))
+        }
         _ => match name.strip_prefix("cuda:").map(str::parse) {
             Some(Ok(n)) => cuda(n),
             _ if name == "cuda" => cuda(0),

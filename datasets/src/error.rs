@@ -49,10 +49,10 @@ pub enum Error {
         /// What was given.
         got: String,
     },
-    /// Latents of another origin: they are neither overwritten nor appended to.
-    #[error("{}: holds latents of another origin: {what} is {found} there, {wanted} here", path.display())]
+    /// Latents or an archive of another origin: neither is overwritten or appended to.
+    #[error("{}: is there already, of another origin: {what} is {found} there, {wanted} here", path.display())]
     Origin {
-        /// The folder of latents.
+        /// The folder or file.
         path: PathBuf,
         /// What differs.
         what: String,
