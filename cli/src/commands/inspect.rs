@@ -31,7 +31,7 @@ pub fn run(args: &args::Inspect, context: &Context) -> anyhow::Result<Outcome> {
         (None, Some(target)) => match inspect_path(Path::new(target))? {
             Some(shown) => shown,
             None => {
-                let args = args::DataInspect { data: target.clone(), json: args.json };
+                let args = args::DataInspect { data: target.clone(), reading: args::Reading::default(), json: args.json };
                 return super::data_inspect::run(&args, context);
             }
         },
