@@ -77,6 +77,16 @@ pub struct EncodeReport {
     pub waited: Duration,
 }
 
+impl EncodeReport {
+    /// The manifest, if the folder is complete.
+    pub fn manifest(self) -> Option<LatentManifest> {
+        match self.outcome {
+            Encoded::Complete(manifest) => Some(*manifest),
+            Encoded::Missing(_) | Encoded::Interrupted => None,
+        }
+    }
+}
+
 /// Time between saves of a shard that is not whole yet: what a kill costs at most.
 const BETWEEN_SAVES: Duration = Duration::from_secs(20);
 /// Batches that are decoded ahead of the network.

@@ -137,9 +137,11 @@ fn training_lowers_the_error_and_what_is_saved_can_be_used() {
 
     // Latents: as many as pictures, of unit variance when scaled; a second call finds them finished.
     let out = dir.path().join("latents");
-    let encode_all = |options: &EncodeOptions| encode(&ae, &data, &transform, options, &out, &NoProgress, &Interrupt::default());
-    let options = EncodeOptions { batch: 7, shard_items: 16, ..EncodeOptions::default() };
-    let manifest = encode_all(&options).unwrap().unwrap();
+    let encode_all = |options: &EncodeOptions| {
+        encode(&ae, &data, &transform, options, &out, &NoProgress, &Interrupt::default()).unwrap().manifest().unwrap()
+    };
+    let options = EncodeOptions { batch: 7, shard_pictures: 16, ..EncodeOptions::default() };
+    let manifest = encode_all(&options);
     assert_eq!((manifest.count, manifest.shards.len(), manifest.channels), (40, 3, 4));
     assert_eq!(manifest.autoencoder_sha256, ae.sha256);
     let set = LatentSet::open(&out).unwrap();
@@ -148,7 +150,7 @@ fn training_lowers_the_error_and_what_is_saved_can_be_used() {
     let direct = ae.model.encode_moments(&pictures::to_tensor(&picture.pixels, 1, 16, &Device::Cpu).unwrap()).unwrap();
     let difference = values(&(moments - direct).unwrap()).iter().fold(0f32, |m, d| m.max(d.abs()));
     assert!(difference < 1e-4, "{difference}");
-    assert_eq!(encode_all(&options).unwrap().unwrap(), manifest);
+    assert_eq!(encode_all(&options), manifest);
 }
 
 #[test]
@@ -170,7 +172,7 @@ fn an_interrupted_encoding_goes_on() {
         fn finish(&self) {}
     }
     let encode_into = |name: &str, progress: &dyn Progress, stop: &Interrupt| {
-        encode(&ae, &data, &Transform::new(16), &options, &dir.path().join(name), progress, stop).unwrap()
+        encode(&ae, &data, &Transform::new(16), &options, &dir.path().join(name), progress, stop).unwrap().manifest()
     };
     let stop = Interrupt::default();
     assert!(encode_into("parts", &AfterTwo(stop.clone()), &stop).is_none());
