@@ -79,6 +79,9 @@ fn operators_without_parameters() {
         agrees(name, &|a| f(&a[0]), &normal(&[&[2, 4, 6, 10]], 1.5), &[0]);
     }
     agrees("concat_channels", &|a| ops::concat_channels(&a[0], &a[1]), &normal(&[&[2, 3, 4], &[2, 3, 5]], 1.0), &[0, 1]);
+    let half = ops::FirConfig { up: 1, down: 2, before: 1, after: 1 };
+    let fir = |a: &[Tensor]| ops::fir_resample(&a[0], &[0.125, 0.375, 0.375, 0.125], half);
+    agrees("fir_resample", &fir, &normal(&[&[2, 6, 5, 4]], 1.0), &[0]);
     agrees("dropout", &|a| ops::dropout(&a[0], 0.3, Key::new(1, "d")), &normal(&[&[3, 50]], 1.0), &[0]);
 }
 

@@ -188,3 +188,16 @@ fn losses() {
     }
     refuses(ops::huber_loss(&zeros(&[1, 2]), &zeros(&[1, 2]), -1.0), &["huber_loss", "`delta`", "positive", "-1"]);
 }
+
+#[test]
+fn dropout_has_the_masks_of_its_key() {
+    use strata_nn::random::Key;
+    for (n, p) in [(1, 0.5), (4095, 0.1), (4097, 0.7), (10_000, 0.999)] {
+        let key = Key::new(9, "dropout").step(1 << 40).index(77);
+        let y = ops::dropout(&zeros(&[n]).affine(0.0, 1.0).unwrap(), p, key).unwrap().to_device(&Device::Cpu).unwrap();
+        let kept: Vec<bool> = y.to_vec1::<f32>().unwrap().iter().map(|v| *v != 0.0).collect();
+        let expected: Vec<bool> = key.uniform(n).iter().map(|u| f64::from(*u) >= p).collect();
+        assert!(kept == expected, "{n} elements, p = {p}");
+    }
+    check("dropout", &|a| ops::dropout(&a[0], 0.3, Key::new(1, "d")), &normal(&[&[70, 90]], 1.0));
+}

@@ -2,10 +2,13 @@
 
 use candle_core::Tensor;
 
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+use super::cuda;
 use super::{
     composed,
     cpu::{self, fir::Resample, kernel::apply1},
     not_empty,
+    precision::{is_narrow, widened},
 };
 use crate::{Error, Result};
 
@@ -49,6 +52,10 @@ pub fn fir_resample(x: &Tensor, taps: &[f32], config: FirConfig) -> Result<Tenso
         let expected = format!("1 tap or more and an image of at least as many after {config:?}");
         return Err(Error::argument("fir_resample", "taps, x", expected, (taps.len(), x.dims())));
     };
+    on_card!([x] => cuda::fir_resample(x, taps, config, [b, h, w, c], [h_out, w_out]));
+    if is_narrow(x) {
+        return Ok(fir_resample(&widened(x)?, taps, config)?.to_dtype(x.dtype())?);
+    }
     if cpu::applies(&[x]) {
         return apply1(Resample::new(taps, config, [b, h, w, c], [h_out, w_out]), x);
     }

@@ -132,7 +132,7 @@ impl Sizes {
     }
 
     /// From query `first` on, the block's part of a tensor `[batch, heads, queries, width]`: what lies before is left out.
-    fn from_query<'a>(&self, x: &'a Buffer, first: usize) -> View<'a> {
+    fn query_on<'a>(&self, x: &'a Buffer, first: usize) -> View<'a> {
         x.view().part(first * self.width, x.len() - first * self.width)
     }
 
@@ -141,7 +141,7 @@ impl Sizes {
         let count = self.block().min(self.queries - first);
         let mut scores = card.alloc(DType::F32, self.groups() * count * self.keys)?;
         let product = self.product([count, self.keys, self.width], self.query_rows(), self.key_rows().t()).times(self.scale);
-        card.gemm(&product, self.from_query(&apart.q, first), apart.k.view(), &mut scores, 0)?;
+        card.gemm(&product, self.query_on(&apart.q, first), apart.k.view(), &mut scores, 0)?;
         Ok(Block { first, count, scores })
     }
 }
@@ -184,7 +184,7 @@ impl Attention {
         let block = s.scores(card, apart, first)?;
         let mut dp = card.alloc(DType::F32, block.scores.len())?;
         let product = s.product([block.count, s.keys, s.width], s.query_rows(), s.key_rows().t());
-        card.gemm(&product, s.from_query(dy, first), apart.v.view(), &mut dp, 0)?;
+        card.gemm(&product, s.query_on(dy, first), apart.v.view(), &mut dp, 0)?;
         let (mut p, mut ds) = (card.alloc(dtype, dp.len())?, card.alloc(dtype, dp.len())?);
         let mask = held.as_ref().map(Held::view).transpose()?.map_or(Arg::Null, Arg::In);
         let mut args = vec![Arg::In(block.scores.view()), mask, Arg::In(moments.view()), Arg::In(dp.view())];
@@ -195,8 +195,8 @@ impl Attention {
         let [dq, dk, dv] = out;
         let again = first > 0;
         let over_keys = s.product([s.keys, s.width, block.count], s.score_rows(&block).t(), s.query_rows()).added(again);
-        card.gemm(&over_keys, p.view(), s.from_query(dy, first), dv, 0)?;
-        card.gemm(&over_keys.times(s.scale), ds.view(), s.from_query(&apart.q, first), dk, 0)?;
+        card.gemm(&over_keys, p.view(), s.query_on(dy, first), dv, 0)?;
+        card.gemm(&over_keys.times(s.scale), ds.view(), s.query_on(&apart.q, first), dk, 0)?;
         let mut over_queries = s.product([block.count, s.width, s.keys], s.score_rows(&block), s.key_rows()).times(s.scale);
         over_queries.c = s.query_rows();
         card.gemm(&over_queries, ds.view(), apart.k.view(), dq, first * s.width)

@@ -70,7 +70,6 @@ pub(super) enum Arg<'a> {
     /// `int`.
     Int(usize),
     /// `int`, perhaps below zero.
-    #[cfg_attr(not(any(feature = "cudnn", test)), allow(dead_code))]
     Offset(isize),
     /// `long long`.
     Long(usize),

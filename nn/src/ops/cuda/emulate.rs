@@ -61,7 +61,8 @@ pub(super) fn launch(launch: &Launch, args: &mut [Arg<'_>]) -> Result<()> {
     // SAFETY: the library knows the kernel's parameters and reads as many pointers; each points to a value of at least their size.
     match unsafe { run(name.as_ptr(), grid.as_ptr(), block.as_ptr(), pointers.as_mut_ptr()) } {
         0 => args.iter_mut().try_for_each(check_guard),
-        _ => candle_core::bail!("no kernel {name:?}"),
+        1 => candle_core::bail!("no kernel {name:?}"),
+        _ => candle_core::bail!("kernel {name:?}: a block of {block:?} threads"),
     }
 }
 

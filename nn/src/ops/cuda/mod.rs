@@ -15,6 +15,7 @@ mod device;
 mod dropout;
 #[cfg(feature = "emulate")]
 mod emulate;
+mod fir;
 mod gemm;
 mod linear;
 mod loss;
@@ -31,6 +32,7 @@ pub(super) use activation::{geglu, pointwise};
 pub(super) use attention::{Sizes, attention};
 pub(super) use convolution::conv2d;
 pub(super) use dropout::dropout;
+pub(super) use fir::fir_resample;
 pub(super) use linear::linear;
 pub(super) use loss::loss;
 pub(super) use normalization::{GroupNorm, group_norm, layer_norm};

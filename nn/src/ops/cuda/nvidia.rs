@@ -145,9 +145,12 @@ pub(super) fn launch(device: &CudaDevice, launch: &Launch, args: &mut [Arg<'_>])
     Ok(())
 }
 
+/// PTX by module and compute capability.
+type Compiled = HashMap<(String, i32), Arc<str>>;
+
 /// The source for this device, compiled at its first use in this process.
 fn compiled(device: &CudaDevice, source: &Source, dtype: DType) -> Result<Arc<str>> {
-    static ALL: OnceLock<Mutex<HashMap<(String, i32), Arc<str>>>> = OnceLock::new();
+    static ALL: OnceLock<Mutex<Compiled>> = OnceLock::new();
     use sys::CUdevice_attribute as attribute;
     let stream = device.cuda_stream();
     let version = |which| stream.context().attribute(which).w();

@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
+#include <setjmp.h>
 #include <ucontext.h>
 
 struct Index {
@@ -60,37 +61,51 @@ struct Registered {
     static const Registered registered_##name(MODULE, #name, &name); \
     static void name(__VA_ARGS__)
 
+// A fiber runs one thread of every block. It is begun by a context and switched by jumps, which cost no system call.
 struct Fiber {
     ucontext_t context;
+    jmp_buf place;
     std::vector<char> stack;
-    bool done;
+    bool begun, done;
 };
 
-static ucontext_t scheduler;
+static ucontext_t beginning;
+static jmp_buf scheduler;
 static std::vector<Fiber> fibers;
 static std::size_t running;
 static const Call* kernel_now;
 static void** args_now;
 
-static void __syncthreads() { swapcontext(&fibers[running].context, &scheduler); }
+static void __syncthreads() {
+    if (!_setjmp(fibers[running].place)) _longjmp(scheduler, 1);
+}
 
 static void fiber_main() {
-    (*kernel_now)(args_now);
-    fibers[running].done = true;
-    swapcontext(&fibers[running].context, &scheduler);
+    for (;;) {
+        (*kernel_now)(args_now);
+        fibers[running].done = true;
+        __syncthreads();
+    }
+}
+
+// Lets the fiber `running` go on to its next meeting or its end.
+static void resume() {
+    Fiber& fiber = fibers[running];
+    if (_setjmp(scheduler)) return;
+    if (fiber.begun) _longjmp(fiber.place, 1);
+    fiber.begun = true;
+    fiber.stack.resize(1 << 16);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, fiber_main, 0);
+    swapcontext(&beginning, &fiber.context);
 }
 
 // Runs every thread of one block to the next meeting, again and again until all are done.
 static void run_block(std::size_t threads, unsigned int width, unsigned int order) {
-    for (std::size_t i = 0; i < threads; ++i) {
-        Fiber& fiber = fibers[i];
-        fiber.done = false;
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.data();
-        fiber.context.uc_stack.ss_size = fiber.stack.size();
-        fiber.context.uc_link = &scheduler;
-        makecontext(&fiber.context, fiber_main, 0);
-    }
+    for (std::size_t i = 0; i < threads; ++i) fibers[i].done = false;
     for (bool left = true; left; ++order) {
         left = false;
         const std::size_t start = order * 37 % threads;
@@ -99,20 +114,21 @@ static void run_block(std::size_t threads, unsigned int width, unsigned int orde
             running = order % 2 ? threads - 1 - turn : turn;
             if (fibers[running].done) continue;
             threadIdx = Index{(unsigned int)(running % width), (unsigned int)(running / width), 0};
-            swapcontext(&scheduler, &fibers[running].context);
+            resume();
             left = left || !fibers[running].done;
         }
     }
 }
 
-// Runs a kernel; grid: three sizes, block: two. Answers 0, or 1 if there is no such kernel.
+// Runs a kernel; grid: three sizes, block: two. Answers 0, 1 if there is no such kernel, 2 if a block is too large.
 extern "C" int emulation_launch(const char* name, const unsigned int* grid, const unsigned int* block, void** args) {
     static unsigned int launches = 0;
     const auto found = kernels().find(name);
     if (found == kernels().end()) return 1;
     const std::size_t threads = (std::size_t)block[0] * block[1];
-    if (fibers.size() < threads) fibers.resize(threads);
-    for (Fiber& fiber : fibers) fiber.stack.resize(1 << 16);
+    // All at once: fibers never move, since their stacks and contexts do not.
+    if (fibers.empty()) fibers.resize(1024);
+    if (threads > fibers.size()) return 2;
     kernel_now = &found->second;
     args_now = args;
     gridDim = Index{grid[0], grid[1], grid[2]};

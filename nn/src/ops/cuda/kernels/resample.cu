@@ -32,3 +32,26 @@ KERNEL(join, const T* x0, const T* x1, T* y, long long n, int a, int b) {
 KERNEL(columns_from, const T* x, T* y, long long n, int part, int width, int first) {
     EACH(i, n) store(y, i, load(x, i / part * width + first + i % part));
 }
+
+// y[i, j] = sum over k, l of taps[k] taps[l] u[down i + k - before, down j + l - before], where u is x with up - 1 zeros after each
+// sample and zeros outside. x [.., h, w, c], y [.., oh, ow, c]; taps: `count` floats as words; n elements of y.
+KERNEL(fir, const T* x, const unsigned int* taps, T* y, long long n, int h, int w, int c, int oh, int ow, int count, int up, int down,
+       int before) {
+    EACH(i, n) {
+        const int k = (int)(i % c), ox = (int)(i / c % ow), oy = (int)(i / c / ow % oh);
+        const long long image = i / c / ow / oh;
+        float total = 0.0f;
+        for (int ky = 0; ky < count; ++ky) {
+            const int py = down * oy + ky - before;
+            if (py < 0 || py % up || py / up >= h) continue;
+            float line = 0.0f;
+            for (int kx = 0; kx < count; ++kx) {
+                const int px = down * ox + kx - before;
+                if (px < 0 || px % up || px / up >= w) continue;
+                line += __uint_as_float(taps[kx]) * load(x, ((image * h + py / up) * w + px / up) * c + k);
+            }
+            total += __uint_as_float(taps[ky]) * line;
+        }
+        store(y, i, total);
+    }
+}
