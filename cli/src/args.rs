@@ -73,6 +73,8 @@ pub enum Command {
     Sample(Box<Sample>),
     /// Turn latents back into images
     Decode(Decode),
+    /// Write weights in another layout
+    Convert(Convert),
     /// Show what a file, run, folder or preset is
     Inspect(Inspect),
 }
@@ -248,6 +250,24 @@ pub struct Decode {
     pub batch: usize,
 }
 
+/// `strata convert`
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// An autoencoder of Strata or diffusers (run, folder or file), or any weight file
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// A file NAME.safetensors: Strata's layout of an autoencoder, or weights under their own names. A folder: diffusers' layout of
+    /// an autoencoder
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// Only change the container: every tensor under its own name, into OUT.safetensors
+    #[arg(long)]
+    pub plain: bool,
+    /// What a pipeline of diffusers is to multiply latents with
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    pub scaling_factor: f64,
+}
+
 /// `strata inspect`
 #[derive(Debug, Args)]
 pub struct Inspect {
@@ -257,6 +277,9 @@ pub struct Inspect {
     /// A preset by name; `list` lists them
     #[arg(long, value_name = "NAME", conflicts_with = "target")]
     pub preset: Option<String>,
+    /// Read the contents of a weight file too, and show the Euclidean norm of each tensor
+    #[arg(long)]
+    pub norms: bool,
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,

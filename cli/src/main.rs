@@ -9,6 +9,7 @@ mod commands;
 mod context;
 mod grid;
 mod hint;
+mod origin;
 mod plot;
 mod report;
 
@@ -53,6 +54,7 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Stages(args) => commands::stages::run(args, &context),
         Command::Sample(args) => commands::sample::run(args, &context),
         Command::Decode(args) => commands::decode::run(args, &context),
+        Command::Convert(args) => commands::convert::run(args, &context),
         Command::Inspect(args) => commands::inspect::run(args, &context),
     }
 }

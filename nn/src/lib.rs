@@ -2,6 +2,7 @@
 //!
 //! Candle gives tensors, memory, the graph and safetensors; this crate owns the training-grade operators.
 //!
+//! - [`checkpoint`]: weight files of any origin, read without executing anything.
 //! - [`ops`]: free functions over tensors, channels last: `[B, H, W, C]`. Each is differentiable in every tensor argument.
 //! - [`layers`]: parameters plus an operator (`Conv2d`, `Linear`, `GroupNorm`, ...).
 //! - [`memory`]: a setting of the allocator that programs make once.
@@ -22,6 +23,7 @@
 //! # Ok::<(), strata_nn::Error>(())
 //! ```
 
+pub mod checkpoint;
 mod error;
 pub mod layers;
 pub mod memory;

@@ -1,4 +1,4 @@
-//! Safetensors files: written beside their place, synced and renamed; read with every length checked.
+//! Weights as tensors in memory: read from files of any kind, written as safetensors beside their place, synced and renamed.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,9 +8,12 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::{SafeTensors, tensor::TensorView};
 
-use crate::{Error, Result};
+use crate::{Error, Result, checkpoint::Checkpoint};
+
+mod stream;
+
+pub use stream::{Entry, write_stream};
 
 /// A weight file in memory: tensors and the text metadata of its header.
 #[derive(Debug, Default)]
@@ -23,37 +26,22 @@ pub struct Weights {
 
 /// Writes `tensors` and `metadata` to `path`: beside it first, synced, then renamed, so that a reader never sees half a file.
 /// The same content gives the same bytes.
+///
+/// # Errors
+/// If two tensors have one name, a dtype cannot be stored, or the file cannot be written.
 pub fn save(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
-    // Wide numbers first, so that every tensor is aligned to its own.
-    let mut tensors: Vec<&(String, Tensor)> = tensors.iter().collect();
-    tensors.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype().size_in_bytes()));
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    header.insert("__metadata__".to_string(), serde_json::json!(metadata));
-    for (name, t) in tensors {
-        let start = data.len();
-        data.extend(bytes(t)?);
-        let entry = serde_json::json!({ "dtype": dtype(t.dtype())?, "shape": t.dims(), "data_offsets": [start, data.len()] });
-        if header.insert(name.clone(), entry).is_some() {
-            return Err(Error::file(path, format!("`{name}` is there twice")));
-        }
-    }
-    let mut header = serde_json::to_vec(&header).map_err(|e| Error::file(path, e))?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.append(&mut header);
-    file.append(&mut data);
-    write_atomic(path, &file)
+    let entry =
+        |(name, t): &(String, Tensor)| Ok(Entry { name: name.clone(), dtype: dtype(t.dtype())?, shape: t.dims().to_vec() });
+    let entries: Vec<Entry> = tensors.iter().map(entry).collect::<Result<_>>()?;
+    write_stream(path, &entries, metadata, |i| contents(&tensors[i].1))
 }
 
-/// Reads a safetensors file onto `device`.
+/// Loads a weight file of any kind onto `device`; see [`Checkpoint`] for what can be read and which names tensors get.
+///
+/// # Errors
+/// If it is none, is damaged or refused, or holds what no tensor can.
 pub fn load(path: &Path, device: &Device) -> Result<Weights> {
-    let data = std::fs::read(path).map_err(|e| Error::file(path, e))?;
-    let (_, header) = SafeTensors::read_metadata(&data).map_err(|e| Error::file(path, damaged(&e)))?;
-    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
-    let file = SafeTensors::deserialize(&data).map_err(|e| Error::file(path, damaged(&e)))?;
-    let tensors =
-        file.iter().map(|(name, view)| Ok((name.to_string(), tensor(path, name, &view, device)?))).collect::<Result<_>>()?;
-    Ok(Weights { tensors, metadata })
+    Checkpoint::open(path)?.load(device)
 }
 
 /// Writes a file beside its place, syncs it and renames it.
@@ -77,10 +65,6 @@ fn beside(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     builder.tempfile_in(folder)
 }
 
-fn damaged(e: &safetensors::SafeTensorError) -> String {
-    format!("damaged or not a safetensors file ({e})")
-}
-
 fn dtype(dtype: DType) -> Result<safetensors::Dtype> {
     Ok(match dtype {
         DType::U8 => safetensors::Dtype::U8,
@@ -94,9 +78,20 @@ fn dtype(dtype: DType) -> Result<safetensors::Dtype> {
     })
 }
 
+/// The elements of a tensor as a file keeps them: row-major and little-endian.
+///
+/// # Errors
+/// If the type of its elements cannot be stored.
+pub fn contents(t: &Tensor) -> Result<bytes::Bytes> {
+    Ok(bytes(t)?.into())
+}
+
 fn bytes(t: &Tensor) -> Result<Vec<u8>> {
     fn collect<T: candle_core::WithDType, const N: usize>(t: &Tensor, f: impl Fn(T) -> [u8; N]) -> Result<Vec<u8>> {
-        Ok(t.to_vec1::<T>()?.into_iter().flat_map(f).collect())
+        let values = t.to_vec1::<T>()?;
+        let mut out = Vec::with_capacity(values.len() * N);
+        values.into_iter().for_each(|v| out.extend_from_slice(&f(v)));
+        Ok(out)
     }
     let t = t.flatten_all()?;
     match t.dtype() {
@@ -109,20 +104,6 @@ fn bytes(t: &Tensor) -> Result<Vec<u8>> {
         DType::F64 => collect(&t, f64::to_le_bytes),
         other => Err(Error::Config(format!("cannot store {other:?} tensors"))),
     }
-}
-
-fn tensor(path: &Path, name: &str, view: &TensorView<'_>, device: &Device) -> Result<Tensor> {
-    let dtype = match view.dtype() {
-        safetensors::Dtype::U8 | safetensors::Dtype::BOOL => DType::U8,
-        safetensors::Dtype::U32 => DType::U32,
-        safetensors::Dtype::I64 => DType::I64,
-        safetensors::Dtype::BF16 => DType::BF16,
-        safetensors::Dtype::F16 => DType::F16,
-        safetensors::Dtype::F32 => DType::F32,
-        safetensors::Dtype::F64 => DType::F64,
-        other => return Err(Error::file(path, format!("`{name}`: dtype {other:?} is not supported"))),
-    };
-    Ok(Tensor::from_raw_buffer(view.data(), dtype, view.shape(), device)?)
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use candle_core::Device;
 use serde_json::{Value, json};
 use strata_autoencoder::AutoencoderTraining;
 use strata_datasets::LatentManifest;
@@ -12,14 +11,18 @@ use strata_diffusion::{
     training::DiffusionTraining,
     unet::{CostInput, Description, Subject},
 };
-use strata_nn::weights;
 use strata_training::{
     run,
     settings::{Layers, resolve, to_toml},
 };
 
-use super::settings::Preset;
-use crate::{Outcome, args, context::Context, hint::hinted};
+use super::{inspect_weights, settings::Preset};
+use crate::{
+    Outcome, args,
+    context::Context,
+    hint::hinted,
+    origin::{self, diffusers_parts, is_diffusers},
+};
 
 /// The command.
 ///
@@ -28,7 +31,7 @@ use crate::{Outcome, args, context::Context, hint::hinted};
 pub fn run(args: &args::Inspect, context: &Context) -> anyhow::Result<Outcome> {
     let shown = match (&args.preset, &args.target) {
         (Some(name), _) => preset(name)?,
-        (None, Some(target)) => match inspect_path(Path::new(target))? {
+        (None, Some(target)) => match inspect_path(Path::new(target), args.norms)? {
             Some(shown) => shown,
             None => {
                 let args = args::DataInspect { data: target.clone(), reading: args::Reading::default(), json: args.json };
@@ -46,23 +49,27 @@ pub fn run(args: &args::Inspect, context: &Context) -> anyhow::Result<Outcome> {
 }
 
 /// For a person and for a script.
-struct Shown {
-    text: String,
-    json: Value,
+pub(crate) struct Shown {
+    pub text: String,
+    pub json: Value,
 }
 
-/// A weight file, run or latents folder; `None`: perhaps a data set.
-fn inspect_path(path: &Path) -> anyhow::Result<Option<Shown>> {
+/// A weight file, run, latents folder or folder of diffusers; `None`: perhaps a data set.
+fn inspect_path(path: &Path, norms: bool) -> anyhow::Result<Option<Shown>> {
     if path.join("run.toml").is_file() {
         return run_dir(path).map(Some);
     }
     if path.join("manifest.json").is_file() {
         return latents(path).map(Some);
     }
-    if path.is_file() && path.extension().is_some_and(|e| e == "safetensors") {
-        return weight_file(path).map(Some);
+    if is_diffusers(path) {
+        return diffusers_folder(path, norms).map(Some);
     }
-    Ok(None)
+    if path.is_file() && origin::is_named_as_weights(path) {
+        return weight_file(path, norms).map(Some);
+    }
+    // A file of another name may still be one.
+    Ok(if path.is_file() { weight_file(path, norms).ok() } else { None })
 }
 
 fn run_dir(path: &Path) -> anyhow::Result<Shown> {
@@ -79,7 +86,7 @@ fn run_dir(path: &Path) -> anyhow::Result<Shown> {
     if info.kind == "diffusion"
         && let Some((_, folder)) = checkpoints.last()
     {
-        text += &weight_file(&folder.join("ema.safetensors"))?.text;
+        text += &weight_file(&folder.join("ema.safetensors"), false)?.text;
     }
     text += &format!("\n{}", to_toml(&info.config)?);
     let seen: Vec<u64> = checkpoints.iter().map(|(seen, _)| *seen).collect();
@@ -107,30 +114,27 @@ fn latents(path: &Path) -> anyhow::Result<Shown> {
     Ok(Shown { text, json: serde_json::to_value(&m)? })
 }
 
-fn weight_file(path: &Path) -> anyhow::Result<Shown> {
-    let file = weights::load(path, &Device::Cpu)?;
-    let count: usize = file.tensors.values().map(candle_core::Tensor::elem_count).sum();
-    let mut text = format!("{}: {} tensors, {count} numbers\n", path.display(), file.tensors.len());
-    let config = file
-        .metadata
-        .get("config")
-        .map(|c| serde_json::from_str::<Value>(c))
-        .transpose()
-        .with_context(|| format!("{}: metadata", path.display()))?;
-    if file.metadata.get("format").is_some_and(|f| f.starts_with("strata-diffusion"))
-        && let Some(config) = &config
-    {
-        text += &diffusion_model(&serde_json::from_value(config.clone())?)?;
-    } else {
-        let mut names: Vec<_> = file.tensors.iter().collect();
-        names.sort_by_key(|(name, _)| *name);
-        for (name, tensor) in names {
-            text += &format!("  {name} {:?} {:?}\n", tensor.dims(), tensor.dtype());
-        }
+/// A model of ours by what it is built from, anything else (and with `norms` everything) by its tensors.
+fn weight_file(path: &Path, norms: bool) -> anyhow::Result<Shown> {
+    let mut shown = inspect_weights::shown(path, norms)?;
+    if shown.json["origin"] == "strata-diffusion" && !norms {
+        let config =
+            serde_json::from_value(shown.json["config"].clone()).with_context(|| format!("{}: metadata", path.display()))?;
+        let tensors = shown.json["tensors"].as_array().map_or(0, Vec::len);
+        shown.text = format!("{}: {tensors} tensors\n{}", path.display(), diffusion_model(&config)?);
     }
-    let mut tensors: Vec<_> = file.tensors.iter().map(|(n, t)| json!({ "name": n, "shape": t.dims() })).collect();
-    tensors.sort_by_key(|t| t["name"].to_string());
-    Ok(Shown { text, json: json!({ "metadata": file.metadata, "config": config, "tensors": tensors }) })
+    Ok(shown)
+}
+
+/// The parts of a folder of diffusers, each with its weights.
+fn diffusers_folder(path: &Path, norms: bool) -> anyhow::Result<Shown> {
+    let (mut text, mut parts) = (format!("{}: a folder of diffusers\n", path.display()), serde_json::Map::new());
+    for (name, weights) in diffusers_parts(path)? {
+        let shown = weight_file(&weights, norms)?;
+        text += &format!("\n{name}\n{}", shown.text);
+        parts.insert(name, shown.json);
+    }
+    Ok(Shown { text, json: json!({ "origin": "diffusers", "parts": parts }) })
 }
 
 fn diffusion_model(config: &ModelConfig) -> anyhow::Result<String> {

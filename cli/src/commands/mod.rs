@@ -2,6 +2,7 @@
 //! function beside it, so that the demo has no code path of its own.
 
 pub mod data_convert;
+pub mod convert;
 pub mod data_inspect;
 pub mod data_verify;
 pub mod decode;
@@ -9,6 +10,7 @@ pub mod demo;
 pub mod demo_report;
 pub mod encode;
 pub mod inspect;
+pub mod inspect_weights;
 pub mod sample;
 pub mod settings;
 pub mod stages;

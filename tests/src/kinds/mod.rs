@@ -57,6 +57,7 @@ pub fn implementation(kind: &str) -> Option<Run> {
         | "min_snr_weights" | "vp_continuous" | "vp_discrete" | "zero_terminal_snr" => schedules::run,
         "dataset_listing" => data::run,
         "image_resize" => features::run,
+        "import_checkpoint" => checkpoints::run,
         _ => return None,
     })
 }
@@ -67,7 +68,6 @@ pub const PENDING: &[&str] = &[
     // autoencoder
     // checkpoints
     "diffusers_repo",
-    "import_checkpoint",
     // conditioning
     "bert_text",
     "bert_text_real",

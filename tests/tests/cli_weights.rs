@@ -1,0 +1,86 @@
+//! Weight files of other programs: looked at and converted by the binary.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{contents, refusal, strata};
+use strata_nn::checkpoint::Checkpoint;
+
+fn golden(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/checkpoints").join(file)
+}
+
+fn output(command: &mut assert_cmd::Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn cli_inspect_shows_what_a_foreign_file_is() {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, parts) in [
+        ("lightning_ldm_ckpt/model.ckpt", ["latent diffusion model", "global_step: 1234", "averaged weights: 22 parameters"]),
+        ("edm_snapshot_pkl/network-snapshot-000100.pkl", ["EDM", "ema.model.class_name: SongUNet", "16x16_conv.weight"]),
+        ("score_sde_pth/checkpoint_8.pth", ["score-SDE", "ema.decay: 0.9999", "54 tensors"]),
+        ("safetensors_sharded/model.safetensors.index.json", ["sharded", "unknown network", "layer0.weight  F32 [16, 20]"]),
+        ("diffusers_pipeline_tiny/repo", ["UNet2DConditionModel", "AutoencoderKL", "quant_conv"]),
+    ] {
+        let text = output(strata(folder.path()).arg("inspect").arg(golden(file)));
+        for part in parts {
+            assert!(text.contains(part), "{file}: no `{part}` in\n{text}");
+        }
+    }
+    let json = output(strata(folder.path()).arg("inspect").arg(golden("real_lpips_alex/alex.pth")).args(["--json", "--norms"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["tensors"][0]["name"], "lin0.model.1.weight");
+    assert!(json["tensors"][0]["norm"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn cli_refuses_a_file_that_would_run_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = golden("evil_reduce_os_system_zip/w.pt");
+    for command in [["inspect"].as_slice(), &["convert", "--plain"]] {
+        let mut run = strata(folder.path());
+        run.args(command).arg(&file);
+        if command[0] == "convert" {
+            run.arg("out.safetensors");
+        }
+        let stderr = refusal(&mut run);
+        assert!(stderr.contains("posix.system") && stderr.contains("w.pt"), "{stderr}");
+    }
+    assert!(contents(folder.path()).is_empty());
+}
+
+#[test]
+fn cli_convert_changes_the_container_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.safetensors");
+    let file = golden("torch_zip_dtypes_views/weights.pt");
+    output(strata(folder.path()).arg("convert").arg(&file).arg("out.safetensors"));
+    let (before, after) = (Checkpoint::open(&file).unwrap(), Checkpoint::open(&out).unwrap());
+    assert_eq!(before.tensors().len(), after.tensors().len());
+    for (a, b) in before.tensors().iter().zip(after.tensors()) {
+        assert_eq!((a.name(), a.dtype(), a.shape(), a.read()), (b.name(), b.dtype(), b.shape(), b.read()));
+    }
+    assert_eq!(after.metadata()["__metadata__.source"], "weights.pt");
+    let stderr = refusal(strata(folder.path()).arg("convert").arg(&file).arg("out.safetensors"));
+    assert!(stderr.contains("exists already"), "{stderr}");
+    let damaged = golden("zip_wrong_crc/w.pt");
+    let stderr = refusal(strata(folder.path()).arg("convert").arg(&damaged).arg("none.safetensors"));
+    assert!(stderr.contains("CRC-32") && !folder.path().join("none.safetensors").exists(), "{stderr}");
+}
+
+#[test]
+fn cli_convert_says_what_it_cannot_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let stderr = refusal(strata(folder.path()).arg("convert").arg(golden("lightning_ldm_ckpt/model.ckpt")).arg("out"));
+    assert!(stderr.contains("latent diffusion model") && stderr.contains("--plain"), "{stderr}");
+    let stderr = refusal(strata(folder.path()).arg("convert").arg(golden("real_lpips_alex/alex.pth")).arg("out"));
+    assert!(stderr.contains(".safetensors"), "{stderr}");
+    assert!(contents(folder.path()).is_empty());
+}
