@@ -15,7 +15,7 @@ use std::{
 };
 
 use flate2::Crc;
-use strata_nn::checkpoint::Checkpoint;
+use strata_nn::checkpoint::{Checkpoint, Tensor};
 
 /// Counts what each thread has allocated.
 struct Counting;
@@ -297,7 +297,7 @@ fn mutate(part: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
 fn read(file: Vec<u8>) -> bool {
     let Ok(file) = Checkpoint::from_bytes("fuzz".as_ref(), file) else { return false };
     let all = file.tensors().iter().chain(file.optimizer().map_or(&[][..], |o| &o.tensors));
-    all.map(|t| t.read()).filter(Result::is_ok).count() == file.tensors().len()
+    all.map(Tensor::read).filter(Result::is_ok).count() == file.tensors().len()
 }
 
 /// What happened to the inputs of one thread.
