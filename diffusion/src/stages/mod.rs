@@ -17,10 +17,13 @@ mod divide;
 mod file;
 pub mod latents;
 pub mod optimal;
+mod pairs;
 pub mod partition;
 pub mod points;
 mod product;
 pub mod similarity;
+mod sweep;
+mod sweep_tensor;
 pub mod widths;
 
 #[cfg(test)]

@@ -10,23 +10,14 @@
 //!
 //! So y·y_i and eps·y_i are computed once, as matrix products, for all noise levels of a pair (y, eps), and the second sum,
 //! the [`Shifts`], holds everything that depends on the data set; it stays exact where sigma is tiny. The data are read in
-//! tiles with a running log-sum-exp. The work is cut into blocks whose size depends on nothing but the request, and each
-//! block goes through the tiles in order: the result does not depend on the number of threads.
+//! tiles with a running log-sum-exp, on the CPU's cores or on a CUDA device, in float64 on both.
 
+use candle_core::Device;
 use rayon::prelude::*;
 
-use super::points::{Points, Summary, for_each_tile};
-use super::product::{Matrix, times, times_transposed};
+use super::points::{Points, Summary};
+use super::{pairs::Request, sweep, sweep_tensor};
 use crate::{Error, Result};
-
-/// Pairs per block of work.
-const BLOCK: usize = 32;
-/// Rows of weights that go through one matrix product.
-const DENSE: usize = 64;
-/// Exponents this far below the largest are dropped: exp(-64) < 2e-28, below float64's resolution of any sum here.
-const CUTOFF: f64 = 64.0;
-/// A squared distance below this share of the squared norms has lost digits in the product form and is computed directly.
-const CANCELLED: f64 = 1e-4;
 
 /// K clean points with their noise, and the noise levels at which each pair is looked at.
 pub struct Queries<'a> {
@@ -59,12 +50,20 @@ impl Shifts {
 pub struct OptimalDenoiser<'a> {
     points: &'a dyn Points,
     summary: Summary,
+    device: Device,
 }
 
 impl<'a> OptimalDenoiser<'a> {
     /// Reads the data once, for its [`Summary`]. Errors if there is no point or a value is not finite.
     pub fn new(points: &'a dyn Points) -> Result<Self> {
-        Ok(Self { summary: Summary::of(points)?, points })
+        Ok(Self { summary: Summary::of(points)?, points, device: Device::Cpu })
+    }
+
+    /// The same, with the matrix products and reductions on `device` if that is no CPU; the results then agree with the CPU's up
+    /// to the rounding of float64. The device needs float64, which CUDA has.
+    #[must_use]
+    pub fn on(self, device: &Device) -> Self {
+        Self { device: device.clone(), ..self }
     }
 
     /// What the data look like.
@@ -135,24 +134,10 @@ impl<'a> OptimalDenoiser<'a> {
     }
 
     fn sweep(&self, request: &Request, stop: &dyn Fn() -> bool) -> Result<Vec<f64>> {
-        let dim = self.summary.dim;
-        let mut out = vec![0.0; request.sigmas.len() * dim];
-        let mut blocks: Vec<Block> = out
-            .chunks_mut(BLOCK * request.levels * dim)
-            .enumerate()
-            .map(|(i, sums)| Block::new(request, i * BLOCK, &self.summary.mean, sums))
-            .collect();
-        for_each_tile(self.points, |_, tile| {
-            if stop() {
-                return Err(Error::Interrupted);
-            }
-            let squares = centre(tile, &self.summary.mean);
-            let tile = Tile { squares, points: Matrix { values: tile, rows: tile.len() / dim, cols: dim } };
-            blocks.par_iter_mut().for_each_init(Scratch::default, |scratch, block| block.absorb(&tile, scratch));
-            Ok(())
-        })?;
-        blocks.into_par_iter().for_each(Block::finish);
-        Ok(out)
+        match self.device {
+            Device::Cpu => sweep::run(self.points, &self.summary.mean, request, stop),
+            ref device => sweep_tensor::run(self.points, &self.summary.mean, request, device, stop),
+        }
     }
 }
 
@@ -165,198 +150,6 @@ fn check_levels(sigmas: &[f64]) -> Result<()> {
 
 fn mismatch(what: &str, expected: usize, got: usize) -> Error {
     Error::Mismatch { what: what.into(), expected: format!("{expected} numbers"), got: got.to_string() }
-}
-
-/// Subtracts `mean` from every row (smaller numbers, less cancellation) and answers the rows' squared norms.
-fn centre(tile: &mut [f64], mean: &[f64]) -> Vec<f64> {
-    tile.par_chunks_mut(mean.len())
-        .map(|row| {
-            row.iter_mut().zip(mean).for_each(|(v, m)| *v -= m);
-            dot(row, row)
-        })
-        .collect()
-}
-
-/// A request after validation: base and noise `[K, dim]`, sigmas `[K, levels]`.
-struct Request<'a> {
-    base: &'a [f64],
-    noise: &'a [f64],
-    /// Whether every base point is a point of the data set.
-    members: bool,
-    sigmas: &'a [f64],
-    levels: usize,
-}
-
-/// Some consecutive points, less the mean of all.
-struct Tile<'a> {
-    points: Matrix<'a>,
-    squares: Vec<f64>,
-}
-
-/// Up to [`BLOCK`] pairs with their running sums.
-struct Block<'a> {
-    /// y less the mean, then eps: `[2 pairs, dim]`.
-    vectors: Vec<f64>,
-    sigmas: &'a [f64],
-    levels: usize,
-    dim: usize,
-    /// |y|² of the centred points.
-    squares: Vec<f64>,
-    /// Largest exponent so far, `[pairs · levels]`.
-    largest: Vec<f64>,
-    /// Sum of exp(l_i - largest).
-    totals: Vec<f64>,
-    /// Sum of exp(l_i - largest) y_i, `[pairs · levels, dim]`; at the end, the shifts.
-    sums: &'a mut [f64],
-}
-
-/// Reused memory of one thread.
-#[derive(Default)]
-struct Scratch {
-    /// |d_i|² for each pair, then eps·d_i: `[2 pairs, tile rows]`.
-    distances: Vec<f64>,
-    /// `[DENSE, tile rows]`
-    weights: Vec<f64>,
-    /// Which row of sums each row of weights belongs to.
-    rows: Vec<usize>,
-    /// `[DENSE, dim]`
-    products: Vec<f64>,
-}
-
-impl<'a> Block<'a> {
-    fn new(request: &Request<'a>, first: usize, mean: &[f64], sums: &'a mut [f64]) -> Self {
-        let (dim, levels) = (mean.len(), request.levels);
-        let pairs = sums.len() / (levels * dim);
-        let range = first * dim..(first + pairs) * dim;
-        let base = request.base[range.clone()].chunks(dim).flat_map(|y| y.iter().zip(mean).map(|(y, m)| y - m));
-        let mut vectors: Vec<f64> = base.collect();
-        let squares = vectors.chunks(dim).map(|y| dot(y, y)).collect();
-        vectors.extend_from_slice(&request.noise[range]);
-        // A member of the set has the exponent 0 for itself, so the largest is at least 0.
-        let largest = vec![if request.members { 0.0 } else { f64::NEG_INFINITY }; pairs * levels];
-        let sigmas = &request.sigmas[first * levels..(first + pairs) * levels];
-        Self { vectors, sigmas, levels, dim, squares, largest, totals: vec![0.0; pairs * levels], sums }
-    }
-
-    /// Adds one tile's points to the running sums.
-    fn absorb(&mut self, tile: &Tile, scratch: &mut Scratch) {
-        let n = tile.points.rows;
-        scratch.distances.resize(2 * self.squares.len() * n, 0.0);
-        scratch.weights.resize(DENSE * n, 0.0);
-        scratch.products.resize(DENSE * self.dim, 0.0);
-        self.distances(tile, &mut scratch.distances);
-        for row in 0..self.sigmas.len() {
-            let pair = row / self.levels;
-            let distances = &scratch.distances[pair * n..][..n];
-            let along = &scratch.distances[(self.squares.len() + pair) * n..][..n];
-            let weights = &mut scratch.weights[scratch.rows.len() * n..][..n];
-            let kept = self.weigh(row, (distances, along), weights);
-            // Below one weight in eight, adding the points one by one is cheaper than the product.
-            if kept * 8 <= n {
-                let sum = &mut self.sums[row * self.dim..][..self.dim];
-                weights.iter().enumerate().filter(|(_, w)| **w > 0.0).for_each(|(i, &w)| add_scaled(sum, w, tile.row(i)));
-            } else {
-                scratch.rows.push(row);
-            }
-            if scratch.rows.len() == DENSE {
-                self.flush(tile, scratch);
-            }
-        }
-        self.flush(tile, scratch);
-    }
-
-    /// Adds the waiting rows of weights times the tile's points.
-    fn flush(&mut self, tile: &Tile, scratch: &mut Scratch) {
-        if scratch.rows.is_empty() {
-            return;
-        }
-        let weights = Matrix { values: &scratch.weights, rows: scratch.rows.len(), cols: tile.points.rows };
-        times(weights, tile.points, &mut scratch.products);
-        for (row, product) in scratch.rows.drain(..).zip(scratch.products.chunks(self.dim)) {
-            add_scaled(&mut self.sums[row * self.dim..][..self.dim], 1.0, product);
-        }
-    }
-
-    /// |d_i|² and eps·d_i for every pair and point of the tile, into `out` `[2 pairs, tile rows]`.
-    fn distances(&self, tile: &Tile, out: &mut [f64]) {
-        let (pairs, n, dim) = (self.squares.len(), tile.points.rows, self.dim);
-        times_transposed(Matrix { values: &self.vectors, rows: 2 * pairs, cols: dim }, tile.points, out);
-        let (squares, along) = out.split_at_mut(pairs * n);
-        for (pair, (squares, along)) in squares.chunks_mut(n).zip(along.chunks_mut(n)).enumerate() {
-            let y = &self.vectors[pair * dim..][..dim];
-            let eps = &self.vectors[(pairs + pair) * dim..][..dim];
-            let (y2, eps_y) = (self.squares[pair], dot(eps, y));
-            for (i, (square, along)) in squares.iter_mut().zip(along).enumerate() {
-                let norms = y2 + tile.squares[i];
-                *square = norms - 2.0 * *square;
-                *along = eps_y - *along;
-                if *square <= CANCELLED * norms {
-                    (*square, *along) = directly(y, eps, tile.row(i));
-                }
-            }
-        }
-    }
-
-    /// Writes the weights of one pair at one level, relative to the (raised) largest exponent; answers how many are not 0.
-    fn weigh(&mut self, row: usize, (squares, along): (&[f64], &[f64]), weights: &mut [f64]) -> usize {
-        let sigma = self.sigmas[row];
-        let (half, inverse) = (0.5 / (sigma * sigma), 1.0 / sigma);
-        for ((w, square), along) in weights.iter_mut().zip(squares).zip(along) {
-            *w = -(half * square + inverse * along);
-        }
-        let before = self.largest[row];
-        let largest = weights.iter().fold(before, |a, &b| if b > a { b } else { a });
-        if largest > before {
-            let factor = (before - largest).exp();
-            self.largest[row] = largest;
-            self.totals[row] *= factor;
-            self.sums[row * self.dim..][..self.dim].iter_mut().for_each(|v| *v *= factor);
-        }
-        let (mut kept, mut total) = (0, 0.0);
-        for w in weights.iter_mut() {
-            let exponent = *w - largest;
-            *w = if exponent > -CUTOFF { exponent.exp() } else { 0.0 };
-            kept += usize::from(exponent > -CUTOFF);
-            total += *w;
-        }
-        self.totals[row] += total;
-        kept
-    }
-
-    /// Turns the sums into shifts: (y - sum_i w_i y_i) / sigma.
-    fn finish(self) {
-        for (row, sum) in self.sums.chunks_mut(self.dim).enumerate() {
-            let y = &self.vectors[row / self.levels * self.dim..][..self.dim];
-            let (total, sigma) = (self.totals[row], self.sigmas[row]);
-            sum.iter_mut().zip(y).for_each(|(s, y)| *s = (y - *s / total) / sigma);
-        }
-    }
-}
-
-impl Tile<'_> {
-    fn row(&self, i: usize) -> &[f64] {
-        &self.points.values[i * self.points.cols..][..self.points.cols]
-    }
-}
-
-/// (|y - p|², eps·(y - p)) without cancellation.
-fn directly(y: &[f64], eps: &[f64], p: &[f64]) -> (f64, f64) {
-    y.iter().zip(eps).zip(p).fold((0.0, 0.0), |(square, along), ((y, e), p)| {
-        let d = y - p;
-        (square + d * d, along + e * d)
-    })
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut lanes = [0.0; 8];
-    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
-        lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(l, (a, b))| *l += a * b);
-    }
-    lanes.iter().sum()
-}
-
-fn add_scaled(to: &mut [f64], scale: f64, from: &[f64]) {
-    to.iter_mut().zip(from).for_each(|(t, f)| *t += scale * f);
 }
 
 #[cfg(test)]
@@ -411,6 +204,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_device_computes_the_same() {
+        let data = data(2500, 5);
+        let points = Rows::new(&data, 5).unwrap();
+        let optimal = OptimalDenoiser::new(&points).unwrap();
+        let levels = [1e-5, 1e-3, 0.05, 0.3, 1.0, 7.0, 80.0];
+        let (indices, noise): (Vec<usize>, _) = ((0..400).collect(), Key::new(7, "noise").normal(400 * 5));
+        let (noise, sigmas): (Vec<f64>, _) = (noise.into_iter().map(f64::from).collect(), levels.repeat(400));
+        for members in [true, false] {
+            let base = optimal.gather(&indices).unwrap();
+            let request = Request { base: &base, noise: &noise, members, sigmas: &sigmas, levels: levels.len() };
+            let mean = &optimal.summary().mean;
+            let want = sweep::run(&points, mean, &request, NEVER).unwrap();
+            let got = sweep_tensor::run(&points, mean, &request, &Device::Cpu, NEVER).unwrap();
+            assert_eq!(got.len(), want.len());
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                assert!((got - want).abs() <= 1e-11 + 1e-10 * want.abs(), "members {members}, number {i}: {got} {want}");
+            }
+        }
+        assert!(matches!(
+            sweep_tensor::run(&points, &[0.0; 5], &request_of(&noise, &sigmas), &Device::Cpu, &|| true),
+            Err(Error::Interrupted)
+        ));
+    }
+
+    fn request_of<'a>(values: &'a [f64], sigmas: &'a [f64]) -> Request<'a> {
+        Request { base: values, noise: values, members: false, sigmas, levels: 7 }
     }
 
     #[test]
