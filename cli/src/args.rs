@@ -186,15 +186,31 @@ pub struct Stages {
     /// How the images are read.
     #[command(flatten)]
     pub reading: Reading,
-    /// Schedule in whose time the noise levels are drawn: vp, ve, edm or ldm
-    #[arg(long, default_value = "vp")]
-    pub schedule: String,
+    /// Schedule in whose time the noise levels are drawn: vp, sub-vp, ve, edm, ldm or flow; or with its constants as in a stages
+    /// file: '{ kind = "edm", sigma_min = 0.002, sigma_max = 50.0 }' [default: vp; with --checkpoint, the model's]
+    #[arg(long, value_name = "NAME")]
+    pub schedule: Option<String>,
     /// Number of stages
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub stages: usize,
-    /// Noise levels drawn (the paper's K)
-    #[arg(long, default_value_t = 2000, value_name = "K")]
-    pub samples: usize,
+    /// How to divide: algorithm1 (the paper's, three stages), similarity (exact partition of the similarity matrix, any number),
+    /// uniform (equal widths in the schedule's time), uniform-log-snr, log-snr (clusters of log-SNR), gradient-affinity (clusters
+    /// of a trained network's gradients) [default: algorithm1 for three stages, else similarity]
+    #[arg(long, value_name = "NAME")]
+    pub method: Option<String>,
+    /// Run or weight file of a model trained on these latents, for gradient-affinity; several times: the mean of several
+    #[arg(long, value_name = "RUN|FILE")]
+    pub checkpoint: Vec<PathBuf>,
+    /// Pairs of an image and noise at most (the paper's K); for gradient-affinity, behind each gradient
+    /// [default: 2000; 256 for gradient-affinity]
+    #[arg(long, value_name = "K")]
+    pub samples: Option<usize>,
+    /// Stop drawing pairs once both intervals are narrower than this share of the range of levels; 0: never
+    #[arg(long, value_name = "SHARE", default_value_t = 0.005)]
+    pub settled: f64,
+    /// Levels of the grid of the matrix and of the partitions
+    #[arg(long, value_name = "N", default_value_t = 41)]
+    pub levels: usize,
     /// Similarity that a stage keeps to its end (the paper's alpha)
     #[arg(long, default_value_t = 0.9)]
     pub alpha: f64,
@@ -202,6 +218,14 @@ pub struct Stages {
     /// (the paper: 2/256), for latents in standard deviations [default: 2/256 for pixels, 1/64 for latents]
     #[arg(long)]
     pub eta: Option<f64>,
+    /// Recommend decoder widths: an average step is to cost this share of the single decoder of --preset. Each decoder gets
+    /// a cost in proportion to the detail left at its levels, the mean of sigma_data / sqrt(sigma^2 + sigma_data^2) over the steps
+    /// of the sampler (20, Karras) and the training draws
+    #[arg(long, value_name = "SHARE", requires = "preset")]
+    pub budget: Option<f64>,
+    /// The network for --budget; its single decoder is as wide as its encoder (`strata inspect --preset list`)
+    #[arg(long, value_name = "NAME", requires = "budget")]
+    pub preset: Option<String>,
     /// File for the boundaries; a plot goes beside it
     #[arg(long, value_name = "FILE.toml")]
     pub out: PathBuf,

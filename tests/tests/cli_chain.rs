@@ -29,6 +29,11 @@ fn cli_chain_on_a_folder_of_mixed_pictures() {
     let (text, _) = ok(folder, &["inspect", "diffusion"], &[]);
     assert!(text.contains("stage 3 active") && text.contains("checkpoint at 64 images"), "{text}");
 
+    let by_gradients = ["stages", "--latents", "latents", "--method", "gradient-affinity", "--samples", "20", "--levels", "8"];
+    ok(folder, &by_gradients, &["--checkpoint", "diffusion", "--out", "by-gradients.toml"]);
+    let by_gradients = std::fs::read_to_string(folder.join("by-gradients.toml")).unwrap();
+    assert!(by_gradients.contains("method = \"gradient-affinity\"") && by_gradients.contains("checkpoints_sha256"));
+
     let sample = ["sample", "diffusion", "--steps", "4", "--quiet", "--json"];
     let (answer, _) = ok(folder, &sample, &["--out", "drawn", "--seeds", "0-6", "--class", "dogs", "--batch", "7"]);
     let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();

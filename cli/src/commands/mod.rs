@@ -14,5 +14,6 @@ pub mod inspect_weights;
 pub mod sample;
 pub mod settings;
 pub mod stages;
+mod stages_report;
 pub mod train_autoencoder;
 pub mod train_diffusion;

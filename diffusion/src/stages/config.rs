@@ -28,7 +28,7 @@ pub struct DivideConfig {
     pub stages: usize,
     /// How the boundaries are found; by default Algorithm 1 for three stages, the similarity partition for other numbers.
     pub method: Option<Method>,
-    /// Pairs (y, eps) at most; K (the paper has 50,000).
+    /// Pairs (y, eps) at most; K (the paper has 50,000). For gradient affinity, the pairs behind each gradient.
     pub samples: usize,
     /// Levels at which Algorithm 1 looks at each pair. The paper has 1; more cost little, since a pair's products with the data
     /// serve all its levels, and narrow the intervals.
@@ -140,10 +140,6 @@ impl DivideConfig {
             (
                 self.method() != Method::Algorithm1 || self.stages == 3,
                 format!("Algorithm 1 finds 3 stages, not {}: use method `similarity`", self.stages),
-            ),
-            (
-                self.method() != Method::GradientAffinity,
-                "gradient affinity needs the gradients of a trained network, not data: see `divide_by_affinity`".to_string(),
             ),
         ];
         match checks.into_iter().find(|(ok, _)| !ok) {

@@ -1,5 +1,6 @@
 //! Dividing a noise range into stages: draws, the chosen method, bootstrap intervals, and what a plot needs.
 
+use candle_core::Device;
 use strata_nn::random::{Key, uniform_f64};
 use strata_training::{Interrupt, Progress};
 
@@ -8,7 +9,7 @@ use super::baselines;
 use super::config::{Curves, DivideConfig, Division, EtaUnit, Matrix};
 use super::file::{Method, Parameters, Stages};
 use super::optimal::OptimalDenoiser;
-use super::partition::{self, Weight, by_affinity, by_similarity};
+use super::partition::{self, Weight, by_similarity};
 use super::points::{Points, Summary};
 use super::similarity::{Comparison, SimilarityMatrix, similarity_matrix};
 use crate::{Error, Result, schedule::Schedule};
@@ -21,13 +22,23 @@ const SHOWN_PAIRS: usize = 200;
 const BINS: usize = 60;
 
 /// Divides the noise range for the data set `points`. The result depends on the data and the configuration alone, not on the
-/// number of threads.
+/// number of threads. The sweeps over the data run on `device` (see [`OptimalDenoiser::on`]).
 ///
 /// Errors: a configuration out of range; data that have no division (one point, all points equal, values that are not finite);
 /// an alpha that no boundary satisfies or that lets the outer stages overlap; an unreadable source; [`Error::Interrupted`].
-pub fn divide(points: &dyn Points, config: &DivideConfig, progress: &dyn Progress, interrupt: &Interrupt) -> Result<Division> {
+pub fn divide(
+    points: &dyn Points,
+    config: &DivideConfig,
+    device: &Device,
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+) -> Result<Division> {
     config.validate()?;
-    let optimal = OptimalDenoiser::new(points)?;
+    if config.method() == Method::GradientAffinity {
+        let message = "gradient affinity needs the gradients of a trained network, not data alone: see `divide_by_gradients`";
+        return Err(Error::Config(message.into()));
+    }
+    let optimal = OptimalDenoiser::new(points)?.on(device);
     check_data(optimal.summary())?;
     let eta = match config.eta_unit {
         EtaUnit::Plain => config.eta,
@@ -40,20 +51,6 @@ pub fn divide(points: &dyn Points, config: &DivideConfig, progress: &dyn Progres
         Method::Similarity => run.similarity(),
         method => run.without_data(method),
     }
-}
-
-/// Divides by the affinity of a network's gradients at the levels `sigmas` (ascending); affinity: `[T, T]` as
-/// [`gradient_affinity`](super::partition::gradient_affinity) gives it. Errors if no division of that grid exists.
-pub fn divide_by_affinity(
-    affinity: &[f64],
-    sigmas: &[f64],
-    schedule: &Schedule,
-    stages: usize,
-    data_sha256: &str,
-) -> Result<Stages> {
-    let found = by_affinity(affinity, sigmas.len(), stages)?;
-    let boundaries = found.starts[1..].iter().map(|&s| (sigmas[s - 1] * sigmas[s]).sqrt()).collect();
-    Stages::new(boundaries, schedule.clone(), Method::GradientAffinity, data_sha256.to_string())
 }
 
 fn check_data(summary: &Summary) -> Result<()> {
@@ -109,7 +106,8 @@ impl Run<'_> {
         let boundaries = self.two_boundaries(&samples)?;
         let matrix = self.matrix(SHOWN_PAIRS.min(pairs))?;
         let (alpha, levels_per_pair) = (Some(config.alpha), Some(config.levels_per_pair));
-        let parameters = Parameters { alpha, levels_per_pair, ..self.parameters(pairs) };
+        let settled_at = Some(config.settled);
+        let parameters = Parameters { alpha, levels_per_pair, settled: settled_at, ..self.parameters(pairs) };
         let stages = self.stages(&boundaries, &found, parameters)?;
         Ok(self.division(stages, settled, self.curves(&samples), matrix.mean()))
     }
@@ -129,7 +127,7 @@ impl Run<'_> {
             found.iter_mut().zip(cut(&matrix.resampled(&times))?).for_each(|(f, b)| f.push(b));
         }
         let stages = self.stages(&cut(&mean)?, &found, self.parameters(matrix.pairs()))?;
-        let curves = self.curves_of(&mean);
+        let curves = curves_of(&config.schedule, config.grid(), &mean);
         Ok(self.division(stages, false, curves, mean))
     }
 
@@ -230,11 +228,14 @@ impl Run<'_> {
 
     /// The parameters that all methods share.
     fn parameters(&self, samples: usize) -> Parameters {
-        let Summary { count, distinct, .. } = *self.optimal.summary();
+        let Summary { count, distinct, deviation, .. } = *self.optimal.summary();
         Parameters {
             points: count,
             distinct_points: distinct,
+            deviation: Some(deviation),
             samples,
+            most_samples: Some(self.config.samples),
+            settled: None,
             alpha: None,
             levels_per_pair: None,
             eta: Some(self.comparison.eta),
@@ -242,6 +243,7 @@ impl Run<'_> {
             levels: Some(self.config.levels),
             coverage: Some(self.config.coverage),
             seed: self.config.seed,
+            checkpoints_sha256: Vec::new(),
         }
     }
 
@@ -288,22 +290,21 @@ impl Run<'_> {
         }
         curves
     }
+}
 
-    /// The same curves from the first and last rows of a similarity matrix `[T, T]`.
-    fn curves_of(&self, mean: &[f64]) -> Curves {
-        let sigma = self.config.grid();
-        let n = sigma.len();
-        let (to_data, to_noise) = (mean[..n].to_vec(), mean[(n - 1) * n..].to_vec());
-        let running = |values: &[f64]| {
-            let sums = values.iter().scan(0.0, |sum, v| {
-                *sum += v;
-                Some(*sum)
-            });
-            sums.enumerate().map(|(i, sum)| sum / (i + 1) as f64).collect::<Vec<f64>>()
-        };
-        let mut from_noise = running(&to_noise.iter().rev().copied().collect::<Vec<f64>>());
-        from_noise.reverse();
-        let t = sigma.iter().map(|&s| self.config.schedule.t(s)).collect();
-        Curves { sigma, t, running_to_data: running(&to_data), running_to_noise: from_noise, to_data, to_noise }
-    }
+/// The curves from the first and last rows of a similarity matrix `[T, T]` over the levels `sigma`.
+pub(super) fn curves_of(schedule: &Schedule, sigma: Vec<f64>, mean: &[f64]) -> Curves {
+    let n = sigma.len();
+    let (to_data, to_noise) = (mean[..n].to_vec(), mean[(n - 1) * n..].to_vec());
+    let running = |values: &[f64]| {
+        let sums = values.iter().scan(0.0, |sum, v| {
+            *sum += v;
+            Some(*sum)
+        });
+        sums.enumerate().map(|(i, sum)| sum / (i + 1) as f64).collect::<Vec<f64>>()
+    };
+    let mut from_noise = running(&to_noise.iter().rev().copied().collect::<Vec<f64>>());
+    from_noise.reverse();
+    let t = sigma.iter().map(|&s| schedule.t(s)).collect();
+    Curves { sigma, t, running_to_data: running(&to_data), running_to_noise: from_noise, to_data, to_noise }
 }

@@ -56,8 +56,14 @@ pub struct Parameters {
     pub points: usize,
     /// Of them, different ones.
     pub distinct_points: usize,
+    /// Their standard deviation.
+    pub deviation: Option<f64>,
     /// Pairs (y, eps) that were drawn; K.
     pub samples: usize,
+    /// Pairs that were allowed; fewer are drawn when the boundaries settle early.
+    pub most_samples: Option<usize>,
+    /// Width of the intervals, in shares of the range of levels, at which sampling ends early.
+    pub settled: Option<f64>,
     /// Levels at which Algorithm 1 looked at each pair.
     pub levels_per_pair: Option<usize>,
     /// Similarity that a stage keeps to its end.
@@ -72,6 +78,8 @@ pub struct Parameters {
     pub coverage: Option<f64>,
     /// Seed of the draws.
     pub seed: u64,
+    /// SHA-256 of the weight files whose gradients were compared.
+    pub checkpoints_sha256: Vec<String>,
 }
 
 /// The stages of a noise range.

@@ -83,24 +83,25 @@ pub fn gradient_affinity(gradients: &[f32], n: usize, parameters: usize) -> Resu
         return Err(Error::Mismatch { what: "the gradients".into(), expected, got: gradients.len().to_string() });
     }
     let checkpoints = gradients.len() / size;
-    let mut affinity = vec![0.0; n * n];
+    let mut mean = vec![0.0; n * n];
     for (c, gradients) in gradients.chunks(size).enumerate() {
-        let units: Vec<Vec<f64>> = gradients.chunks(parameters).map(unit).collect();
-        if let Some(bad) = units.iter().position(|u| u.iter().any(|v| !v.is_finite())) {
-            return Err(Error::NonFinite(format!("or all zeros in the gradient at level {bad} of checkpoint {c}")));
-        }
-        for a in 0..n {
-            for b in (0..n).filter(|&b| b != a) {
-                affinity[a * n + b] += units[a].iter().zip(&units[b]).map(|(x, y)| x * y).sum::<f64>() / checkpoints as f64;
-            }
-        }
+        let row = |i: usize| gradients[i * parameters..][..parameters].iter().map(|&v| f64::from(v));
+        let products: Vec<f64> = (0..n * n).map(|i| row(i / n).zip(row(i % n)).map(|(x, y)| x * y).sum()).collect();
+        let affinity = cosine_affinity(&products, n).map_err(|e| Error::Config(format!("checkpoint {c}: {e}")))?;
+        mean.iter_mut().zip(affinity).for_each(|(m, a)| *m += a / checkpoints as f64);
     }
-    Ok(affinity)
+    Ok(mean)
 }
 
-fn unit(row: &[f32]) -> Vec<f64> {
-    let norm = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-    row.iter().map(|&v| f64::from(v) / norm).collect()
+/// Cosine similarities from the inner products `[n, n]` of n gradients, the diagonal set to 0. Errors if a gradient is 0 or not
+/// finite.
+pub fn cosine_affinity(products: &[f64], n: usize) -> Result<Vec<f64>> {
+    let norms: Vec<f64> = (0..n).map(|i| products[i * (n + 1)].sqrt()).collect();
+    if let Some(bad) = norms.iter().position(|v| !(*v > 0.0 && v.is_finite())) {
+        return Err(Error::NonFinite(format!("or all zeros in the gradient at level {bad}")));
+    }
+    let cosine = |i: usize| if i / n == i % n { 0.0 } else { products[i] / (norms[i / n] * norms[i % n]) };
+    Ok((0..n * n).map(cosine).collect())
 }
 
 /// The partition into `count` blocks with the smallest total cost; `starts(m, e)` are the places where block m may start if it

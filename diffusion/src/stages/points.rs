@@ -1,6 +1,7 @@
 //! Finite data sets as the optimal denoiser sees them: rows of numbers, read tile by tile, never all at once.
 
 use std::collections::HashSet;
+use std::os::unix::fs::FileExt;
 
 use rayon::prelude::*;
 
@@ -80,6 +81,45 @@ impl Points for Bytes<'_> {
     fn read(&self, start: usize, out: &mut [f64]) -> Result<()> {
         self.values.read(start, out)?;
         out.iter_mut().for_each(|v| *v = *v * self.scale + self.offset);
+        Ok(())
+    }
+}
+
+/// 8-bit points in a file, read as they are needed: for sets that do not fit in memory. Values as [`Bytes`].
+pub struct FileBytes {
+    file: std::fs::File,
+    count: usize,
+    dim: usize,
+    scale: f64,
+    offset: f64,
+}
+
+impl FileBytes {
+    /// Pixels 0..=255 as numbers in [-1, 1]: points of `dim` bytes, one after the other in `file`. Errors if its length is no
+    /// multiple of `dim`.
+    pub fn pixels(file: std::fs::File, dim: usize) -> Result<Self> {
+        let bytes = file.metadata().map_err(|e| Error::Config(format!("a file of points: {e}")))?.len() as usize;
+        if dim == 0 || !bytes.is_multiple_of(dim) {
+            return Err(Error::Config(format!("{bytes} bytes are not a whole number of points of dimension {dim}")));
+        }
+        Ok(Self { file, count: bytes / dim, dim, scale: 1.0 / 127.5, offset: -1.0 })
+    }
+}
+
+impl Points for FileBytes {
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn read(&self, start: usize, out: &mut [f64]) -> Result<()> {
+        let mut bytes = vec![0; out.len()];
+        let read = self.file.read_exact_at(&mut bytes, (start * self.dim) as u64);
+        read.map_err(|e| Error::Config(format!("a file of points, from point {start} on: {e}")))?;
+        out.iter_mut().zip(bytes).for_each(|(o, v)| *o = f64::from(v) * self.scale + self.offset);
         Ok(())
     }
 }
@@ -203,6 +243,22 @@ mod tests {
         assert!(error.contains("coordinate 1 of point 2999"), "{error}");
         assert!(Summary::of(&Rows::<f32>::new(&[], 3).unwrap()).is_err());
         assert!(Rows::new(&[1.0f32; 4], 3).is_err());
+    }
+
+    #[test]
+    fn a_file_holds_the_same_points_as_memory() {
+        let bytes: Vec<u8> = (0..700 * 6).map(|i| (i * 37 % 256) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        let (file, memory) = (FileBytes::pixels(file, 6).unwrap(), Bytes::pixels(&bytes, 6).unwrap());
+        assert_eq!(Summary::of(&file).unwrap(), Summary::of(&memory).unwrap());
+        let read = |points: &dyn Points| {
+            let mut out = vec![0.0; 5 * 6];
+            points.read(690, &mut out).map(|()| out)
+        };
+        assert_eq!(read(&file).unwrap(), read(&memory).unwrap());
+        assert!(file.read(699, &mut [0.0; 12]).unwrap_err().to_string().contains("point 699"));
+        assert!(FileBytes::pixels(tempfile::tempfile().unwrap(), 0).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Whole divisions: what they find, and what they say when there is nothing to find.
 #![allow(clippy::unwrap_used)]
 
+use candle_core::Device;
 use strata_nn::random::Key;
 use strata_training::{Interrupt, NoProgress};
 
@@ -15,7 +16,7 @@ fn clusters() -> Vec<f32> {
 }
 
 fn run(data: &[f32], config: &DivideConfig) -> crate::Result<Division> {
-    divide(&Rows::new(data, 24)?, config, &NoProgress, &Interrupt::new())
+    divide(&Rows::new(data, 24)?, config, &Device::Cpu, &NoProgress, &Interrupt::new())
 }
 
 fn config() -> DivideConfig {
@@ -103,16 +104,6 @@ fn baselines_do_not_depend_on_the_data() {
 }
 
 #[test]
-fn affinity_of_gradients_divides_too() {
-    let n = 12;
-    let affinity: Vec<f64> = (0..n * n).map(|i| if (i / n < 5) == (i % n < 5) { 0.9 } else { 0.1 }).collect();
-    let sigmas: Vec<f64> = (0..n).map(|i| 0.01 * 2f64.powi(i)).collect();
-    let stages = divide_by_affinity(&affinity, &sigmas, &"edm".parse().unwrap(), 2, "").unwrap();
-    assert!((stages.boundaries[0] / (0.01 * 2f64.powf(4.5)) - 1.0).abs() < 1e-12, "{stages:?}");
-    assert!(divide_by_affinity(&affinity, &sigmas, &"edm".parse().unwrap(), 13, "").is_err());
-}
-
-#[test]
 fn degenerate_data_are_explained() {
     let one = clusters()[..24].to_vec();
     assert!(complaint(&one, &config()).contains("a single point"));
@@ -156,6 +147,6 @@ fn an_interrupt_is_answered() {
     let interrupt = Interrupt::new();
     interrupt.trigger();
     let data = clusters();
-    let answer = divide(&Rows::new(&data, 24).unwrap(), &config(), &NoProgress, &interrupt);
+    let answer = divide(&Rows::new(&data, 24).unwrap(), &config(), &Device::Cpu, &NoProgress, &interrupt);
     assert!(matches!(answer, Err(crate::Error::Interrupted)));
 }

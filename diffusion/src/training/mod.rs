@@ -164,14 +164,21 @@ pub struct TrainContext<'a> {
 /// Weighted error of every sample of a batch, `[B]`: the squared error in x0 times the weight, computed on the network's own
 /// target `(x0 - c_skip x) / c_out`, which keeps it accurate where c_out is small.
 pub fn sample_losses(model: &Model, config: &DiffusionTraining, batch: &Batch, key: Key) -> Result<Tensor> {
+    let weight = |s: f64| config.weighting.weight(s, config.sigma_data()) * model.preconditioning(s).c_out.powi(2);
+    let weights = row_factors(&batch.sigmas, &batch.x0, weight)?.flatten_all()?;
+    Ok((network_errors(model, batch, Some(key))? * weights)?)
+}
+
+/// Mean squared error of every sample of a batch on the network's own target, `[B]`, without a weight. `train`: the key of the
+/// dropout, which is off without one.
+pub fn network_errors(model: &Model, batch: &Batch, train: Option<Key>) -> Result<Tensor> {
     let (sigmas, x0) = (&batch.sigmas, &batch.x0);
     let x = (x0 + batch.eps.broadcast_mul(&row_factors(sigmas, x0, |s| s)?)?)?;
     let condition = model.condition(&batch.labels)?;
-    let answer = model.network(&x, sigmas, &condition, Some(key))?;
+    let answer = model.network(&x, sigmas, &condition, train)?;
     let skipped = x.broadcast_mul(&row_factors(sigmas, x0, |s| model.preconditioning(s).c_skip)?)?;
     let target = (x0 - skipped)?.broadcast_mul(&row_factors(sigmas, x0, |s| 1.0 / model.preconditioning(s).c_out)?)?;
-    let weight = |s: f64| config.weighting.weight(s, config.sigma_data()) * model.preconditioning(s).c_out.powi(2);
-    Ok((ops::mse_loss(&answer, &target)? * row_factors(sigmas, x0, weight)?.flatten_all()?)?)
+    Ok(ops::mse_loss(&answer, &target)?)
 }
 
 /// Steps in a row without a finite gradient after which a run stops: by then the weights or the data are broken.
