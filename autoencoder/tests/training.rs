@@ -6,16 +6,24 @@ use std::{collections::HashMap, path::Path};
 
 use candle_core::{Device, Tensor};
 use strata_autoencoder::{
-    AutoencoderKl, AutoencoderTiny, AutoencoderTraining, EncodeOptions, KlConfig, Posterior, TinyConfig, TrainSummary, VqConfig,
-    VqModel, encode, export_diffusers, load, pictures, reconstruct, save, train, weight_file,
+    AutoencoderKl, AutoencoderTiny, AutoencoderTraining, EncodeOptions, EncodeReport, Encoded, KlConfig, Posterior, TinyConfig,
+    TrainSummary, VqConfig, VqModel, encode, export_diffusers, load, pictures, reconstruct, save, train, weight_file,
 };
-use strata_datasets::{Dataset, DatasetOptions, LatentSet, RgbImage, Transform};
+use strata_datasets::{Dataset, DatasetOptions, LatentManifest, LatentSet, RgbImage, Transform};
 use strata_nn::{
     params::ParamStore,
     random::{Key, uniform_f32},
     weights,
 };
 use strata_training::{Interrupt, NoProgress, Progress, RunDir, run::read_stats};
+
+/// The manifest of an encoding that came to its end.
+fn complete(report: EncodeReport) -> LatentManifest {
+    match report.outcome {
+        Encoded::Complete(manifest) => *manifest,
+        other => panic!("not complete: {other:?}"),
+    }
+}
 
 /// Flat pictures with one bright square each.
 fn pictures_in(dir: &Path, count: usize) -> Dataset {
@@ -137,11 +145,9 @@ fn training_lowers_the_error_and_what_is_saved_can_be_used() {
 
     // Latents: as many as pictures, of unit variance when scaled; a second call finds them finished.
     let out = dir.path().join("latents");
-    let encode_all = |options: &EncodeOptions| {
-        encode(&ae, &data, &transform, options, &out, &NoProgress, &Interrupt::default()).unwrap().manifest().unwrap()
-    };
+    let encode_all = |options: &EncodeOptions| encode(&ae, &data, &transform, options, &out, &NoProgress, &Interrupt::default());
     let options = EncodeOptions { batch: 7, shard_pictures: 16, ..EncodeOptions::default() };
-    let manifest = encode_all(&options);
+    let manifest = complete(encode_all(&options).unwrap());
     assert_eq!((manifest.count, manifest.shards.len(), manifest.channels), (40, 3, 4));
     assert_eq!(manifest.autoencoder_sha256, ae.sha256);
     let set = LatentSet::open(&out).unwrap();
@@ -150,7 +156,7 @@ fn training_lowers_the_error_and_what_is_saved_can_be_used() {
     let direct = ae.model.encode_moments(&pictures::to_tensor(&picture.pixels, 1, 16, &Device::Cpu).unwrap()).unwrap();
     let difference = values(&(moments - direct).unwrap()).iter().fold(0f32, |m, d| m.max(d.abs()));
     assert!(difference < 1e-4, "{difference}");
-    assert_eq!(encode_all(&options), manifest);
+    assert_eq!(complete(encode_all(&options).unwrap()), manifest);
 }
 
 #[test]
@@ -175,9 +181,9 @@ fn an_interrupted_encoding_goes_on() {
         encode(&ae, &data, &Transform::new(16), &options, &dir.path().join(name), progress, stop).unwrap().manifest()
     };
     let stop = Interrupt::default();
-    assert!(encode_into("parts", &AfterTwo(stop.clone()), &stop).is_none());
-    let parts = encode_into("parts", &NoProgress, &Interrupt::default()).unwrap();
-    let whole = encode_into("whole", &NoProgress, &Interrupt::default()).unwrap();
+    assert_eq!(encode_into("parts", &AfterTwo(stop.clone()), &stop).outcome, Encoded::Interrupted);
+    let parts = complete(encode_into("parts", &NoProgress, &Interrupt::default()));
+    let whole = complete(encode_into("whole", &NoProgress, &Interrupt::default()));
     assert_eq!(parts.count, 22);
     assert_eq!(parts, whole);
 }

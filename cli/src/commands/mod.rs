@@ -1,8 +1,8 @@
 //! One file and one function per command. `run` takes the arguments as typed; what another command also needs is a
 //! function beside it, so that the demo has no code path of its own.
 
-pub mod data_convert;
 pub mod convert;
+pub mod data_convert;
 pub mod data_inspect;
 pub mod data_verify;
 pub mod decode;

@@ -95,7 +95,7 @@ pub fn for_network(boundaries: &[f64], training: &DiffusionTraining, shape: [usi
 
 /// The smallest number whose multiples can be a decoder's width: its groups and heads divide them.
 fn multiple(unet: &UNetConfig) -> usize {
-    let (Heads::Count(heads) | Heads::Width(heads)) = unet.heads;
+    let (Heads::Count(heads) | Heads::Width(heads) | Heads::AtLeast(heads)) = unet.heads;
     let divides = |n: usize| n.is_multiple_of(unet.groups.max(1)) && n.is_multiple_of(heads.max(1));
     (1..=unet.groups.max(1) * heads.max(1)).find(|&n| divides(n)).unwrap_or(1)
 }
