@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use candle_core::Device;
-use strata_datasets::{LatentManifest, LatentSet, LatentWriter};
+use strata_datasets::{LatentItem, LatentManifest, LatentSet, LatentWriter};
 use strata_nn::random::Key;
 use strata_training::{Interrupt, NoProgress};
 
@@ -15,19 +15,27 @@ use crate::{
 const SHAPE: [usize; 3] = [2, 8, 8];
 
 fn latents(dir: &std::path::Path) -> LatentSet {
-    let manifest =
-        LatentManifest { channels: 2, height: 8, width: 8, autoencoder_sha256: "ae".into(), ..LatentManifest::default() };
-    let mut writer = LatentWriter::create(dir, manifest, 16).unwrap();
-    for i in 0..24 {
-        let numbers = Key::new(i, "latent").normal(writer_len());
-        writer.push(&numbers, None, &i.to_string(), None).unwrap();
+    let manifest = LatentManifest {
+        channels: 2,
+        height: 8,
+        width: 8,
+        autoencoder_sha256: "ae".into(),
+        pictures: 24,
+        pictures_per_shard: 16,
+        ..LatentManifest::default()
+    };
+    let length = manifest.item_len();
+    let writer = LatentWriter::create(dir, manifest).unwrap();
+    for mut shard in writer.missing(0, 1).unwrap() {
+        for i in shard.remaining() {
+            let (moments, key) = (Key::new(i as u64, "latent").normal(length), i.to_string());
+            shard.push(LatentItem { moments: &moments, label: None, key: &key, caption: None, attributes: &[] }).unwrap();
+            shard.advance(1);
+        }
+        shard.finish().unwrap();
     }
-    writer.finish().unwrap();
+    writer.finish(0).unwrap();
     LatentSet::open(dir).unwrap()
-}
-
-fn writer_len() -> usize {
-    LatentManifest { channels: 2, height: 8, width: 8, ..LatentManifest::default() }.item_len()
 }
 
 fn model(decoders: usize, autoencoder: &str) -> Model {
