@@ -183,10 +183,11 @@ impl AdversarialWeight {
 /// `Σ (r / exp(s) + s) / B`: the negative log-likelihood of residuals r `[B, ...]` (absolute or squared differences) with a
 /// learned log-variance s (a scalar parameter); a scalar.
 pub fn learned_variance_nll(residuals: &Tensor, logvar: &Parameter) -> Result<Tensor> {
-    likelihood(residuals, &logvar.get())
+    Ok((scaled_residuals(residuals, logvar)?.sum_all()? / residuals.dim(0)? as f64)?)
 }
 
-fn likelihood(residuals: &Tensor, logvar: &Tensor) -> Result<Tensor> {
-    let scaled = residuals.broadcast_mul(&logvar.neg()?.exp()?)?.broadcast_add(logvar)?;
-    Ok((scaled.sum_all()? / residuals.dim(0)? as f64)?)
+/// `r / exp(s) + s`, of any shape.
+pub(crate) fn scaled_residuals(residuals: &Tensor, logvar: &Parameter) -> Result<Tensor> {
+    let s = logvar.get();
+    Ok(residuals.broadcast_mul(&s.neg()?.exp()?)?.broadcast_add(&s)?)
 }

@@ -8,7 +8,10 @@ use strata_nn::{
     params::{Init, Scope},
 };
 
-use crate::Resampling;
+use crate::{
+    Resampling,
+    tiled::{Op, Segment},
+};
 
 /// Epsilon of every group norm in these networks.
 pub(crate) const NORM_EPS: f64 = 1e-6;
@@ -43,6 +46,12 @@ impl ResidualBlock {
             Some(shortcut) => Ok((shortcut.forward(x)? + h)?),
             None => Ok((x + h)?),
         }
+    }
+
+    /// The same, operation by operation.
+    fn extend<'a>(&'a self, segment: &mut Segment<'a>) {
+        segment.extend([Op::Keep, Op::Norm(&self.norm1), Op::Conv(&self.conv1), Op::Norm(&self.norm2), Op::Conv(&self.conv2)]);
+        segment.push(Op::Add(self.shortcut.as_ref()));
     }
 }
 
@@ -109,6 +118,16 @@ impl Chain {
             }
         }
         Ok(Self { blocks, attentions })
+    }
+
+    /// Whether what it makes of a position depends on its neighbourhood alone, but for the norms.
+    pub(crate) fn is_local(&self) -> bool {
+        self.attentions.is_empty()
+    }
+
+    /// Appends its operations, attention left out.
+    pub(crate) fn extend<'a>(&'a self, segment: &mut Segment<'a>) {
+        self.blocks.iter().for_each(|block| block.extend(segment));
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {

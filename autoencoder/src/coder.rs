@@ -11,6 +11,7 @@ use strata_nn::{
 use crate::{
     CoderConfig,
     blocks::{Chain, ChainShape, Downsample, Middle, NORM_EPS, Upsample},
+    tiled::{self, Op, Segment},
 };
 
 /// Pixels to bottleneck features.
@@ -58,7 +59,32 @@ impl Encoder {
                 h = down.forward(&h)?;
             }
         }
-        precision::leave(&self.conv_out.forward(&self.norm_out.forward_silu(&self.middle.forward(&h)?)?)?)
+        self.lowest(&h)
+    }
+
+    fn lowest(&self, h: &Tensor) -> Result<Tensor> {
+        precision::leave(&self.conv_out.forward(&self.norm_out.forward_silu(&self.middle.forward(h)?)?)?)
+    }
+
+    /// The same for one image, by tiles of about `side` pixels. The lowest level, and all from the first with attention on, run
+    /// whole.
+    pub(crate) fn forward_tiled(&self, x: &Tensor, side: usize) -> crate::Result<Tensor> {
+        let tiled = self.levels.iter().take_while(|(chain, down)| chain.is_local() && down.is_some()).count();
+        let mut segments: Vec<Segment<'_>> = vec![vec![Op::Conv(&self.conv_in)]];
+        for (i, (chain, down)) in self.levels[..tiled].iter().enumerate() {
+            let mut segment = if i == 0 { segments.remove(0) } else { Vec::new() };
+            chain.extend(&mut segment);
+            segment.extend(down.iter().map(Op::Down));
+            segments.push(segment);
+        }
+        let mut h = tiled::run(&segments, precision::enter(&fold(x, self.patch)?)?, side / self.patch)?;
+        for (chain, down) in &self.levels[tiled..] {
+            h = chain.forward(&h)?;
+            if let Some(down) = down {
+                h = down.forward(&h)?;
+            }
+        }
+        Ok(self.lowest(&h)?)
     }
 }
 
@@ -97,8 +123,8 @@ impl Decoder {
         Ok(Self { patch: config.patch, tanh_out: config.tanh_out, conv_in, middle, levels, norm_out, conv_out })
     }
 
-    /// z: `[B, h, w, bottleneck]` -> `[B, H, W, C_out]`.
-    pub(crate) fn forward(&self, z: &Tensor) -> Result<Tensor> {
+    /// Everything but the last convolution. z: `[B, h, w, bottleneck]` -> `[B, H/p, W/p, channels of level 0]`.
+    pub(crate) fn features(&self, z: &Tensor) -> Result<Tensor> {
         let mut h = self.middle.forward(&self.conv_in.forward(&precision::enter(z)?)?)?;
         for (chain, up) in &self.levels {
             h = chain.forward(&h)?;
@@ -106,8 +132,39 @@ impl Decoder {
                 h = up.forward(&h)?;
             }
         }
-        let y = unfold(&self.conv_out.forward(&self.norm_out.forward_silu(&h)?)?, self.patch)?;
-        let y = precision::leave(&y)?;
+        self.norm_out.forward_silu(&h)
+    }
+
+    /// The last convolution and what follows: `[B, H, W, C_out]`.
+    pub(crate) fn finish(&self, h: &Tensor) -> Result<Tensor> {
+        let y = precision::leave(&unfold(&self.conv_out.forward(h)?, self.patch)?)?;
+        if self.tanh_out { Ok(y.tanh()?) } else { Ok(y) }
+    }
+
+    /// The whole of it for one latent, by tiles of about `side` pixels. The lowest level, and all up to the last with attention, run
+    /// whole.
+    pub(crate) fn forward_tiled(&self, z: &Tensor, side: usize) -> crate::Result<Tensor> {
+        let mut h = self.middle.forward(&self.conv_in.forward(&precision::enter(z)?)?)?;
+        let whole = self.levels.iter().rposition(|(chain, _)| !chain.is_local()).map_or(0, |last| last + 1);
+        let mut segment = Segment::new();
+        let mut segments = Vec::new();
+        for (i, (chain, up)) in self.levels.iter().enumerate() {
+            if i < whole {
+                h = chain.forward(&h)?;
+            } else {
+                chain.extend(&mut segment);
+            }
+            match up {
+                Some(up) if i + 1 < whole => h = up.forward(&h)?,
+                Some(up) => {
+                    segments.push(std::mem::take(&mut segment));
+                    segment.push(Op::Up(up));
+                }
+                None => segment.extend([Op::Norm(&self.norm_out), Op::Conv(&self.conv_out)]),
+            }
+        }
+        segments.push(segment);
+        let y = precision::leave(&unfold(&tiled::run(&segments, h, side / self.patch)?, self.patch)?)?;
         if self.tanh_out { Ok(y.tanh()?) } else { Ok(y) }
     }
 

@@ -11,16 +11,19 @@ use strata_datasets::{
 };
 use strata_training::{Interrupt, Progress, Ranks};
 
-use crate::{Error, LoadedAutoencoder, Result, pictures::to_tensor};
+use crate::{Error, Kind, LoadedAutoencoder, Result, pictures::to_tensor};
 
 /// How latents are written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncodeOptions {
     /// Pictures at a time.
     pub batch: usize,
+    /// Side of the tiles that large images are worked on by, in pixels; absent: whole.
+    pub tile: Option<usize>,
     /// Each picture is followed by its mirror image.
     pub flip: bool,
-    /// Moments, of which training draws anew each time, or the mode alone.
+    /// Moments, of which training draws anew each time, or the mode alone. An autoencoder without a posterior has but one latent,
+    /// which a VQ model gives before quantization.
     pub kind: LatentKind,
     /// How numbers are stored.
     pub dtype: LatentType,
@@ -42,6 +45,7 @@ impl Default for EncodeOptions {
     fn default() -> Self {
         Self {
             batch: 16,
+            tile: None,
             flip: false,
             kind: LatentKind::Moments,
             dtype: LatentType::F32,
@@ -133,13 +137,13 @@ impl From<Finished> for Encoded {
 }
 
 fn manifest(ae: &LoadedAutoencoder, data: &Dataset, transform: &Transform, options: &EncodeOptions) -> Result<LatentManifest> {
-    let factor = ae.model.factor();
+    let (factor, channels) = (ae.config.factor(), ae.config.latent_channels());
     if transform.size == 0 || !transform.size.is_multiple_of(factor) {
         return Err(Error::config("size", format!("a multiple of the autoencoder's factor ({factor})"), transform.size));
     }
     for (key, values) in [("scale", &options.scale), ("shift", &options.shift)] {
-        if ![0, 1, ae.model.latent_channels()].contains(&values.len()) {
-            let expected = format!("one number, or one for each of {} channels", ae.model.latent_channels());
+        if ![0, 1, channels].contains(&values.len()) {
+            let expected = format!("one number, or one for each of {channels} channels");
             return Err(Error::config(key, expected, format!("{} numbers", values.len())));
         }
     }
@@ -147,10 +151,10 @@ fn manifest(ae: &LoadedAutoencoder, data: &Dataset, transform: &Transform, optio
     Ok(LatentManifest {
         autoencoder_sha256: ae.sha256.clone(),
         factor,
-        channels: ae.model.latent_channels(),
+        channels,
         height: transform.size / factor,
         width: transform.size / factor,
-        kind: options.kind,
+        kind: kind(ae, options),
         dtype: options.dtype,
         scale: options.scale.clone(),
         shift: options.shift.clone(),
@@ -163,6 +167,11 @@ fn manifest(ae: &LoadedAutoencoder, data: &Dataset, transform: &Transform, optio
         pictures_per_shard: options.shard_pictures,
         ..LatentManifest::default()
     })
+}
+
+/// What is stored.
+fn kind(ae: &LoadedAutoencoder, options: &EncodeOptions) -> LatentKind {
+    if ae.config.kind() == Kind::Kl { options.kind } else { LatentKind::Continuous }
 }
 
 struct Encoding<'a> {
@@ -267,11 +276,17 @@ impl Encoding<'_> {
     }
 
     fn latents(&self, x: &Tensor) -> Result<Vec<Vec<f32>>> {
-        let moments = self.autoencoder.model.encode_moments(&x.contiguous()?)?;
-        let kept = match self.options.kind {
-            LatentKind::Moments => moments,
-            LatentKind::Continuous => moments.narrow(1, 0, self.autoencoder.model.latent_channels())?.contiguous()?,
+        let (x, model) = (x.contiguous()?, &self.autoencoder.model);
+        let stored = match self.options.tile {
+            Some(side) => model.encode_stored_tiled(&x, side)?,
+            None => model.encode_stored(&x)?,
         };
+        // The mode is what comes first.
+        let channels = match kind(self.autoencoder, self.options) {
+            LatentKind::Moments => stored.dim(1)?,
+            LatentKind::Continuous => self.autoencoder.config.latent_channels(),
+        };
+        let kept = stored.narrow(1, 0, channels)?.contiguous()?;
         Ok(kept.flatten_from(1)?.to_vec2()?)
     }
 }

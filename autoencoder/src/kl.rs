@@ -9,6 +9,7 @@ use strata_nn::{
 use crate::{
     Error, KlConfig, Result,
     coder::{Decoder, Encoder, channels_first, channels_last},
+    model::check_finite,
 };
 
 /// KL-regularised autoencoder (Rombach et al. 2022). Images: `[B, C, H, W]` float32 in [-1, 1]; latents: `[B, Z, h, w]` with
@@ -60,7 +61,7 @@ impl AutoencoderKl {
     /// # Errors
     /// If a side is not divisible by the factor or the channels are not the network's.
     pub fn encode_moments(&self, x: &Tensor) -> Result<Tensor> {
-        check_image(x, &self.config)?;
+        check_image(x, self.config.in_channels, self.factor())?;
         let h = self.encoder.forward(&channels_last(x)?)?;
         Ok(channels_first(&apply(self.quant_conv.as_ref(), &h)?)?)
     }
@@ -70,9 +71,32 @@ impl AutoencoderKl {
     /// # Errors
     /// If the channels are not the network's.
     pub fn decode(&self, z: &Tensor) -> Result<Tensor> {
-        check_latent(z, &self.config)?;
+        self.finish(&self.features(z)?)
+    }
+
+    /// [`Self::encode_moments`] of one image by tiles.
+    pub(crate) fn encode_moments_tiled(&self, x: &Tensor, side: usize) -> Result<Tensor> {
+        check_image(x, self.config.in_channels, self.factor())?;
+        let h = self.encoder.forward_tiled(&channels_last(x)?, side)?;
+        Ok(channels_first(&apply(self.quant_conv.as_ref(), &h)?)?)
+    }
+
+    /// [`Self::decode`] of one latent by tiles.
+    pub(crate) fn decode_tiled(&self, z: &Tensor, side: usize) -> Result<Tensor> {
+        check_latent(z, self.config.latent_channels)?;
         let h = apply(self.post_quant_conv.as_ref(), &channels_last(z)?)?;
-        Ok(channels_first(&self.decoder.forward(&h)?)?)
+        Ok(channels_first(&self.decoder.forward_tiled(&h, side)?)?)
+    }
+
+    /// The decoder up to its last convolution, channels last.
+    pub(crate) fn features(&self, z: &Tensor) -> Result<Tensor> {
+        check_latent(z, self.config.latent_channels)?;
+        Ok(self.decoder.features(&apply(self.post_quant_conv.as_ref(), &channels_last(z)?)?)?)
+    }
+
+    /// The last convolution and what follows.
+    pub(crate) fn finish(&self, h: &Tensor) -> Result<Tensor> {
+        Ok(channels_first(&self.decoder.finish(h)?)?)
     }
 
     /// The weight of the convolution that ends the decoder, for the adaptive weight of an adversarial loss.
@@ -85,20 +109,22 @@ pub(crate) fn apply(layer: Option<&Linear>, x: &Tensor) -> Result<Tensor> {
     layer.map_or(Ok(x.clone()), |layer| Ok(layer.forward(x)?))
 }
 
-pub(crate) fn check_image(x: &Tensor, config: &crate::CoderConfig) -> Result<()> {
-    let f = config.factor();
+/// Errors unless `x` is a batch of images with `channels`, sides divisible by `factor`, and finite.
+pub(crate) fn check_image(x: &Tensor, channels: usize, factor: usize) -> Result<()> {
+    let f = factor;
     match *x.dims() {
-        [_, c, h, w] if c == config.in_channels && h > 0 && w > 0 && h.is_multiple_of(f) && w.is_multiple_of(f) => Ok(()),
+        [_, c, h, w] if c == channels && h > 0 && w > 0 && h.is_multiple_of(f) && w.is_multiple_of(f) => check_finite("image", x),
         _ => {
-            let expected = format!("[B, {}, H, W] with sides divisible by {f} (crop or pad the image)", config.in_channels);
+            let expected = format!("[B, {channels}, H, W] with sides divisible by {f} (crop or pad the image)");
             Err(Error::input("image", expected, x.dims()))
         }
     }
 }
 
-pub(crate) fn check_latent(z: &Tensor, config: &crate::CoderConfig) -> Result<()> {
+/// Errors unless `z` is a batch of latents with `channels`.
+pub(crate) fn check_latent(z: &Tensor, channels: usize) -> Result<()> {
     match *z.dims() {
-        [_, c, _, _] if c == config.latent_channels => Ok(()),
-        _ => Err(Error::input("latent", format!("[B, {}, h, w]", config.latent_channels), z.dims())),
+        [_, c, h, w] if c == channels && h * w > 0 => Ok(()),
+        _ => Err(Error::input("latent", format!("[B, {channels}, h, w]"), z.dims())),
     }
 }

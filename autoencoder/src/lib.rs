@@ -4,12 +4,12 @@
 //! autoencoder and nothing else.
 //!
 //! - [`AutoencoderKl`], [`VqModel`], [`AutoencoderTiny`]: the networks. One implementation each, whose configuration
-//!   expresses the published variants.
+//!   expresses the published variants. [`Autoencoder`] is any of them.
 //! - [`Posterior`]: the Gaussian that a KL encoder answers.
 //! - [`train`]: from pictures to a run directory; [`AutoencoderTraining`] holds its settings and presets.
 //! - [`load`], [`save`], [`export_diffusers`]: trained autoencoders on disk.
 //! - [`encode`], [`decode_latents`], [`reconstruct`]: what one is for; [`pictures`]: tensors to pictures and back.
-//! - [`adversarial`]: the patch discriminator and its losses.
+//! - [`adversarial`]: the patch discriminator and its losses. [`perceptual`]: LPIPS, and a fallback without weights.
 //! - [`layouts`]: configuration files and weight names of published models, both ways.
 //!
 //! ```
@@ -28,32 +28,42 @@
 //! ```
 
 pub mod adversarial;
+mod adversary;
 mod batch_norm;
 mod blocks;
+mod codebook;
 mod coder;
 mod config;
 mod encode;
 mod error;
 mod kl;
 pub mod layouts;
+mod meter;
+mod model;
+mod objective;
+pub mod perceptual;
 pub mod pictures;
 mod posterior;
 mod reconstruct;
 mod settings;
 mod source;
+mod ssim;
 mod store;
+mod tiled;
 mod tiny;
 mod train;
+mod trainer;
 mod vq;
 
 pub use config::{CoderConfig, KlConfig, Resampling};
 pub use encode::{EncodeOptions, EncodeReport, Encoded, encode};
 pub use error::{Error, Result};
 pub use kl::AutoencoderKl;
+pub use model::{Autoencoder, AutoencoderConfig, Kind};
 pub use posterior::Posterior;
-pub use reconstruct::{Reconstruction, decode_latents, reconstruct};
-pub use settings::{AutoencoderTraining, Decay, PixelLoss};
-pub use store::{KIND, LoadedAutoencoder, describe, export_diffusers, load, save, weight_file};
+pub use reconstruct::{CodebookUse, LatentStatistics, ReconstructOptions, Reconstruction, decode_latents, reconstruct};
+pub use settings::{AdversarialTraining, AutoencoderTraining, CodebookTraining, Decay, PerceptualTraining, PixelLoss};
+pub use store::{LoadedAutoencoder, describe, export_diffusers, load, save, weight_file};
 pub use tiny::{AutoencoderTiny, TinyConfig};
 pub use train::{TrainSummary, train};
 pub use vq::{Quantized, VqConfig, VqModel};

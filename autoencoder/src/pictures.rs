@@ -47,30 +47,70 @@ pub fn psnr(mean_squared_error: f64) -> f64 {
     (10.0 * (255.0f64.powi(2) / mean_squared_error.max(1e-12)).log10()).min(100.0)
 }
 
-/// Pictures of one size side by side, `columns` in a row, 2 white pixels apart.
+/// Pixels between cells of a grid and around them.
+const MARGIN: usize = 4;
+/// Cells smaller than this are enlarged by a whole number, so that one can see something.
+const MIN_CELL: usize = 64;
+/// Behind the cells of a grid: told apart from white pictures and from black ones.
+pub const BACKGROUND: [u8; 3] = [224, 226, 230];
+
+/// Where the pictures of a grid lie: cells of one size with a margin around them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cells {
+    /// Width of a cell in pixels.
+    pub width: usize,
+    /// Height of a cell in pixels.
+    pub height: usize,
+    /// How many times a picture is enlarged.
+    pub factor: usize,
+}
+
+impl Cells {
+    /// Cells that every one of `pictures` fits in.
+    pub fn of<'a>(pictures: impl Iterator<Item = &'a RgbImage>) -> Self {
+        let (width, height) = pictures.fold((1, 1), |(w, h), picture| (w.max(picture.width), h.max(picture.height)));
+        let factor = MIN_CELL.div_ceil(width.max(height)).max(1);
+        Self { width: width * factor, height: height * factor, factor }
+    }
+
+    /// The upper left corner of a cell; that of the cell behind the last one is the size of the grid.
+    pub fn corner(&self, column: usize, row: usize) -> (usize, usize) {
+        (MARGIN + column * (self.width + MARGIN), MARGIN + row * (self.height + MARGIN))
+    }
+
+    /// Where a picture begins that lies in the middle of a cell.
+    pub fn place(&self, picture: &RgbImage, column: usize, row: usize) -> (usize, usize) {
+        let (x, y) = self.corner(column, row);
+        let middle = |cell: usize, side: usize| (cell - (side * self.factor).min(cell)) / 2;
+        (x + middle(self.width, picture.width), y + middle(self.height, picture.height))
+    }
+}
+
+/// Pictures side by side, `columns` in a row; small ones enlarged, each in the middle of its cell.
 ///
 /// # Errors
-/// If there is no picture, or they differ in size.
+/// If there is no picture.
 pub fn grid(pictures: &[&RgbImage], columns: usize) -> Result<RgbImage> {
-    const GAP: usize = 2;
-    let Some(first) = pictures.first() else {
+    if pictures.is_empty() {
         return Err(Error::input("grid", "at least one picture", 0));
-    };
-    let (w, h, columns) = (first.width, first.height, columns.clamp(1, pictures.len()));
-    let rows = pictures.len().div_ceil(columns);
-    let (width, height) = (columns * (w + GAP) + GAP, rows * (h + GAP) + GAP);
-    let mut pixels = vec![255u8; width * height * 3];
+    }
+    let (cells, columns) = (Cells::of(pictures.iter().copied()), columns.clamp(1, pictures.len()));
+    let (width, height) = cells.corner(columns, pictures.len().div_ceil(columns));
+    let mut grid = RgbImage { width, height, pixels: BACKGROUND.repeat(width * height) };
     for (i, picture) in pictures.iter().enumerate() {
-        if (picture.width, picture.height) != (w, h) {
-            return Err(Error::input("grid", format!("pictures of {w}x{h}"), (picture.width, picture.height)));
-        }
-        let (x, y) = (GAP + (i % columns) * (w + GAP), GAP + (i / columns) * (h + GAP));
-        for (line, row) in picture.pixels.chunks_exact(3 * w).enumerate() {
-            let at = 3 * ((y + line) * width + x);
-            pixels[at..at + 3 * w].copy_from_slice(row);
+        paste(&mut grid, picture, cells.place(picture, i % columns, i / columns), cells.factor);
+    }
+    Ok(grid)
+}
+
+fn paste(grid: &mut RgbImage, picture: &RgbImage, (x, y): (usize, usize), factor: usize) {
+    for (i, row) in picture.pixels.chunks_exact((3 * picture.width).max(3)).enumerate() {
+        let enlarged: Vec<u8> = row.chunks_exact(3).flat_map(|pixel| pixel.repeat(factor)).collect();
+        for line in i * factor..(i + 1) * factor {
+            let at = 3 * ((y + line) * grid.width + x);
+            grid.pixels[at..at + enlarged.len()].copy_from_slice(&enlarged);
         }
     }
-    Ok(RgbImage { width, height, pixels })
 }
 
 /// Writes a PNG beside its place and renames it.
@@ -106,13 +146,33 @@ mod tests {
         assert_eq!(psnr(mean_squared_error(&a, &a)), 100.0);
     }
 
+    fn plain(width: usize, height: usize, color: [u8; 3]) -> RgbImage {
+        RgbImage { width, height, pixels: color.repeat(width * height) }
+    }
+
+    fn pixel(image: &RgbImage, x: usize, y: usize) -> &[u8] {
+        &image.pixels[(y * image.width + x) * 3..][..3]
+    }
+
     #[test]
-    fn a_grid_puts_pictures_in_rows() {
-        let flat = |v: u8| RgbImage { width: 3, height: 1, pixels: vec![v; 9] };
-        let (a, b, c) = (flat(1), flat(2), flat(3));
-        let grid = grid(&[&a, &b, &c], 2).unwrap();
-        assert_eq!((grid.width, grid.height), (12, 8));
-        let at = |x: usize, y: usize| grid.pixels[3 * (y * grid.width + x)];
-        assert_eq!([at(2, 2), at(7, 2), at(2, 5), at(7, 5), at(0, 0)], [1, 2, 3, 255, 255]);
+    fn cells_lie_row_by_row_with_a_margin() {
+        let colors = [[255, 0, 0], [0, 255, 0], [0, 0, 255]];
+        let pictures = colors.map(|c| plain(64, 64, c));
+        let image = grid(&pictures.each_ref(), 2).unwrap();
+        assert_eq!((image.width, image.height), (2 * 68 + 4, 2 * 68 + 4));
+        assert_eq!(pixel(&image, 3, 3), BACKGROUND);
+        assert_eq!(pixel(&image, 4, 4), colors[0]);
+        assert_eq!(pixel(&image, 72, 67), colors[1]);
+        assert_eq!(pixel(&image, 67, 72), colors[2]);
+        assert_eq!(pixel(&image, 72, 72), BACKGROUND, "the empty cell");
+        assert!(grid(&[], 2).is_err());
+    }
+
+    #[test]
+    fn small_pictures_are_enlarged_by_a_whole_number_and_centred() {
+        let image = grid(&[&plain(32, 16, [1, 2, 3]), &plain(16, 16, [4, 5, 6])], 9).unwrap();
+        assert_eq!((image.width, image.height), (2 * 68 + 4, 32 + 8));
+        assert_eq!(pixel(&image, 72 + 15, 20), BACKGROUND);
+        assert_eq!(pixel(&image, 72 + 16, 20), [4, 5, 6]);
     }
 }

@@ -1,12 +1,16 @@
 //! How well pictures survive the way through the latent.
 
 use candle_core::{Device, Tensor};
+use serde::Serialize;
 use strata_datasets::{Dataset, Prepared, RgbImage, Transform, prepare};
 use strata_training::{Interrupt, Progress};
 
 use crate::{
-    AutoencoderKl, LoadedAutoencoder, Posterior, Result,
+    Autoencoder, LoadedAutoencoder, Result,
+    codebook::Usage,
+    perceptual::Lpips,
     pictures::{self, from_tensor, mean_squared_error, psnr, to_tensor},
+    ssim::ssim,
 };
 
 /// Pictures at a time, where the caller gives no other number.
@@ -19,10 +23,51 @@ pub struct Reconstruction {
     pub psnr: f64,
     /// Mean squared error of 8-bit values over all pictures.
     pub mean_squared_error: f64,
+    /// Mean structural similarity (Wang et al. 2004).
+    pub ssim: f64,
+    /// Mean LPIPS, where a network was given.
+    pub lpips: Option<f64>,
+    /// Of a VQ model.
+    pub codebook: Option<CodebookUse>,
+    /// Of the latents, before quantization.
+    pub latents: LatentStatistics,
     /// Pictures measured.
     pub count: usize,
     /// The first pictures and their reconstructions, as many as were asked for.
     pub examples: Vec<(RgbImage, RgbImage)>,
+}
+
+/// How a codebook was used.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct CodebookUse {
+    /// Entries.
+    pub codes: usize,
+    /// Share of them that was the nearest at least once.
+    pub used: f64,
+    /// Exponential of the entropy of their use.
+    pub perplexity: f64,
+}
+
+/// Mean and standard deviation of latents, by channel and over all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LatentStatistics {
+    /// By channel.
+    pub mean: Vec<f64>,
+    /// By channel.
+    pub std: Vec<f64>,
+    /// 1 / the standard deviation over all channels: the scale factor of the published latent diffusion models.
+    pub scale_factor: f64,
+}
+
+/// What [`reconstruct`] is to do beside measuring.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReconstructOptions<'a> {
+    /// How many pairs of pictures to keep.
+    pub examples: usize,
+    /// The perceptual distance to measure.
+    pub lpips: Option<&'a Lpips>,
+    /// Pictures at a time; 0: 16.
+    pub batch: usize,
 }
 
 impl Reconstruction {
@@ -40,8 +85,8 @@ impl Reconstruction {
     }
 }
 
-/// Encodes the pictures of `data` at `indices` to the mode of their posterior and decodes it. `examples`: how many pairs of
-/// pictures to keep. Stops early, with what it has, when `interrupt` is set.
+/// Encodes the pictures of `data` at `indices` (to the mode of a KL model's posterior) and decodes them. Stops early, with what it
+/// has, when `interrupt` is set.
 ///
 /// # Errors
 /// If pictures cannot be read, or the size does not fit the network.
@@ -50,18 +95,18 @@ pub fn reconstruct(
     data: &Dataset,
     indices: &[usize],
     transform: &Transform,
-    examples: usize,
+    options: ReconstructOptions<'_>,
     progress: &dyn Progress,
     interrupt: &Interrupt,
 ) -> Result<Reconstruction> {
     let prepared = prepare(data, indices, transform, 0.01, &|_| ())?;
     progress.start("reconstructing", prepared.len() as u64, "images");
-    let mut measured = Measurement::default();
-    for first in (0..prepared.len()).step_by(BATCH) {
+    let mut measured = Measurement::new(&autoencoder.model, options, autoencoder.store.device());
+    for first in (0..prepared.len()).step_by(measured.batch()) {
         if interrupt.is_set() && measured.count > 0 {
             break;
         }
-        measured.add(&autoencoder.model, &prepared, first, examples, autoencoder.store.device())?;
+        measured.add(&prepared, first)?;
         progress.advance(measured.count as u64, "");
     }
     progress.finish();
@@ -69,59 +114,171 @@ pub fn reconstruct(
 }
 
 /// The same for pictures in memory.
-pub(crate) fn measure(model: &AutoencoderKl, prepared: &Prepared, examples: usize, device: &Device) -> Result<Reconstruction> {
-    let mut measured = Measurement::default();
-    for first in (0..prepared.len()).step_by(BATCH) {
-        measured.add(model, prepared, first, examples, device)?;
+pub(crate) fn measure(model: &Autoencoder, prepared: &Prepared, examples: usize, device: &Device) -> Result<Reconstruction> {
+    let mut measured = Measurement::new(model, ReconstructOptions { examples, ..ReconstructOptions::default() }, device);
+    for first in (0..prepared.len()).step_by(measured.batch()) {
+        measured.add(prepared, first)?;
     }
     Ok(measured.result())
 }
 
-#[derive(Default)]
-struct Measurement {
+struct Measurement<'a> {
+    model: &'a Autoencoder,
+    options: ReconstructOptions<'a>,
+    device: &'a Device,
     psnr: f64,
     error: f64,
+    ssim: f64,
+    lpips: f64,
+    usage: Option<Usage>,
+    latents: Moments,
     count: usize,
     examples: Vec<(RgbImage, RgbImage)>,
 }
 
-impl Measurement {
-    fn add(&mut self, model: &AutoencoderKl, prepared: &Prepared, first: usize, examples: usize, device: &Device) -> Result<()> {
-        let (size, last) = (prepared.size, (first + BATCH).min(prepared.len()));
+impl<'a> Measurement<'a> {
+    fn new(model: &'a Autoencoder, options: ReconstructOptions<'a>, device: &'a Device) -> Self {
+        let usage = match model {
+            Autoencoder::Vq(model) => Some(Usage::new(model.config().codes)),
+            _ => None,
+        };
+        let latents = Moments::default();
+        Self {
+            model,
+            options,
+            device,
+            psnr: 0.0,
+            error: 0.0,
+            ssim: 0.0,
+            lpips: 0.0,
+            usage,
+            latents,
+            count: 0,
+            examples: Vec::new(),
+        }
+    }
+
+    fn batch(&self) -> usize {
+        if self.options.batch == 0 { BATCH } else { self.options.batch }
+    }
+
+    fn add(&mut self, prepared: &Prepared, first: usize) -> Result<()> {
+        let (size, last) = (prepared.size, (first + self.batch()).min(prepared.len()));
         let pixels = &prepared.images[first * size * size * 3..last * size * size * 3];
-        let x = to_tensor(pixels, last - first, size, device)?;
-        let moments = model.encode_moments(&x)?;
-        let y = model.decode(Posterior::new(&moments)?.mode())?;
+        let x = to_tensor(pixels, last - first, size, self.device)?;
+        let z = self.model.encode(&x)?;
+        self.latents.add(&z)?;
+        if let (Some(usage), Autoencoder::Vq(model)) = (&mut self.usage, self.model) {
+            usage.add(&model.quantize(&z)?.indices.flatten_all()?.to_vec1::<u32>()?, (last - first) as u64);
+        }
+        let y = self.model.decode(&z)?;
+        if let Some(lpips) = self.options.lpips {
+            self.lpips += f64::from(lpips.distance(&x, &y.clamp(-1.0, 1.0)?)?.sum_all()?.to_scalar::<f32>()?);
+        }
         for (original, reconstruction) in pixels.chunks_exact(size * size * 3).zip(from_tensor(&y)?) {
-            let error = mean_squared_error(original, &reconstruction.pixels);
-            self.psnr += psnr(error);
-            self.error += error;
-            self.count += 1;
-            if self.examples.len() < examples {
-                let original = RgbImage { width: size, height: size, pixels: original.to_vec() };
-                self.examples.push((original, reconstruction));
-            }
+            let original = RgbImage { width: size, height: size, pixels: original.to_vec() };
+            self.add_pair(original, reconstruction);
         }
         Ok(())
     }
 
+    fn add_pair(&mut self, original: RgbImage, reconstruction: RgbImage) {
+        let error = mean_squared_error(&original.pixels, &reconstruction.pixels);
+        self.psnr += psnr(error);
+        self.error += error;
+        self.ssim += ssim(&original, &reconstruction);
+        self.count += 1;
+        if self.examples.len() < self.options.examples {
+            self.examples.push((original, reconstruction));
+        }
+    }
+
     fn result(self) -> Reconstruction {
         let n = self.count.max(1) as f64;
-        let Self { psnr, error, count, examples } = self;
-        Reconstruction { psnr: psnr / n, mean_squared_error: error / n, count, examples }
+        let codebook = self.usage.map(|usage| {
+            let (used, perplexity) = usage.measure();
+            CodebookUse { codes: usage.codes(), used, perplexity }
+        });
+        Reconstruction {
+            psnr: self.psnr / n,
+            mean_squared_error: self.error / n,
+            ssim: self.ssim / n,
+            lpips: self.options.lpips.map(|_| self.lpips / n),
+            codebook,
+            latents: self.latents.statistics(),
+            count: self.count,
+            examples: self.examples,
+        }
     }
 }
 
-/// Latents to pictures. latents: `[B, Z, h, w]`, unscaled; decoded a few at a time, so that memory does not grow with B.
+/// Sums of latents and of their squares, by channel.
+#[derive(Default)]
+struct Moments {
+    count: f64,
+    sums: Vec<[f64; 2]>,
+}
+
+impl Moments {
+    /// z: `[B, Z, h, w]`.
+    fn add(&mut self, z: &Tensor) -> Result<()> {
+        let (b, channels, h, w) = z.dims4()?;
+        self.sums.resize(channels, [0.0; 2]);
+        let values = z.flatten_all()?.to_vec1::<f32>()?;
+        for (i, plane) in values.chunks_exact(h * w).enumerate() {
+            let [sum, squares] = &mut self.sums[i % channels];
+            for v in plane {
+                *sum += f64::from(*v);
+                *squares += f64::from(*v).powi(2);
+            }
+        }
+        self.count += (b * h * w) as f64;
+        Ok(())
+    }
+
+    fn statistics(&self) -> LatentStatistics {
+        let n = self.count.max(1.0);
+        let deviation = |[sum, squares]: [f64; 2], n: f64| (squares / n - (sum / n).powi(2)).max(0.0).sqrt();
+        let all = self.sums.iter().fold([0.0; 2], |[a, b], [c, d]| [a + c, b + d]);
+        LatentStatistics {
+            mean: self.sums.iter().map(|[sum, _]| sum / n).collect(),
+            std: self.sums.iter().map(|sums| deviation(*sums, n)).collect(),
+            scale_factor: 1.0 / deviation(all, n * self.sums.len().max(1) as f64).max(1e-12),
+        }
+    }
+}
+
+/// Latents to pictures. latents: `[B, Z, h, w]`, unscaled; decoded a few at a time, so that memory does not grow with B. A VQ
+/// model quantizes them first. `tile`: side of the tiles that large images are worked on by, in pixels; absent: whole.
 ///
 /// # Errors
-/// If the channels are not the network's.
-pub fn decode_latents(autoencoder: &LoadedAutoencoder, latents: &Tensor) -> Result<Vec<RgbImage>> {
+/// If the channels are not the network's, a number is not finite, or a tile is too small.
+pub fn decode_latents(autoencoder: &LoadedAutoencoder, latents: &Tensor, tile: Option<usize>) -> Result<Vec<RgbImage>> {
     let count = latents.dim(0)?;
     let mut decoded = Vec::with_capacity(count);
     for first in (0..count).step_by(BATCH) {
         let rows = latents.narrow(0, first, BATCH.min(count - first))?;
-        decoded.extend(from_tensor(&autoencoder.model.decode(&rows)?)?);
+        let images = match tile {
+            Some(side) => autoencoder.model.decode_tiled(&rows, side)?,
+            None => autoencoder.model.decode(&rows)?,
+        };
+        decoded.extend(from_tensor(&images)?);
     }
     Ok(decoded)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latents_are_measured_by_channel_and_over_all() {
+        let z = Tensor::new(&[[[[1f32, 3.]], [[0., 0.]]], [[[1., 3.]], [[4., 4.]]]], &Device::Cpu).unwrap();
+        let mut moments = Moments::default();
+        moments.add(&z).unwrap();
+        let measured = moments.statistics();
+        assert_eq!((measured.mean, measured.std), (vec![2.0, 2.0], vec![1.0, 2.0]));
+        assert!((measured.scale_factor - 1.0 / 2.5f64.sqrt()).abs() < 1e-12);
+    }
 }

@@ -4,7 +4,11 @@ use serde::{Deserialize, Serialize};
 use strata_datasets::{Crop, Resampling as Filter, Transform};
 use strata_training::{AdamWConfig, EmaSchedule, LrSchedule};
 
-use crate::{Error, KlConfig, Result};
+use crate::{
+    AutoencoderConfig, Error, Kind, KlConfig, Result, TinyConfig, VqConfig,
+    adversarial::{AdversarialWeight, DiscriminatorConfig, GanLoss},
+    perceptual::LpipsNet,
+};
 
 /// The difference between picture and reconstruction that is minimised, as a mean over pixels in [-1, 1].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +32,70 @@ pub enum Decay {
     Cosine,
 }
 
-/// How a KL autoencoder is trained. The defaults are the preset `emoji-kl-f4`, which a laptop trains in minutes.
+/// The codebook of a VQ model, and how it is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CodebookTraining {
+    /// Entries.
+    pub codes: usize,
+    /// Weight of the term that moves the encoder towards the codes. 1: the published models.
+    pub commitment_weight: f64,
+    /// Weight of the term that moves the codes towards the latents. 0.25: the published models.
+    pub codebook_weight: f64,
+    /// A code that was nearest to nothing for so many images takes the place of a latent of the batch; 0: never. At the beginning
+    /// every code does.
+    pub revive_after_images: u64,
+}
+
+impl Default for CodebookTraining {
+    fn default() -> Self {
+        Self { codes: 1024, commitment_weight: 1.0, codebook_weight: 0.25, revive_after_images: 800 }
+    }
+}
+
+/// The term for what pictures look like: LPIPS, or where its weights are not at hand, the distance of Laplacian pyramids.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PerceptualTraining {
+    /// Its weight against the pixel loss; 0: without. 1: the published models.
+    pub weight: f64,
+    /// The network of LPIPS.
+    pub net: LpipsNet,
+    /// Weight file of that network (see [`crate::perceptual::Lpips::load`]); empty, or a file that is not there: the fallback.
+    pub file: String,
+}
+
+/// The adversarial term.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdversarialTraining {
+    /// Its gradient at the last layer against that of the reconstruction; 0: without. 0.5: the published KL models, 0.75: VQ.
+    pub weight: f64,
+    /// Images after which it begins, and the discriminator with it: a decoder that draws nothing yet is judged too easily.
+    pub start_images: u64,
+    /// The discriminator's loss.
+    pub loss: GanLoss,
+    /// The discriminator's learning rate at its highest; 0: the autoencoder's.
+    pub lr: f64,
+    /// The discriminator.
+    pub discriminator: DiscriminatorConfig,
+}
+
+impl Default for AdversarialTraining {
+    fn default() -> Self {
+        let discriminator = DiscriminatorConfig::default();
+        Self { weight: 0.0, start_images: 0, loss: GanLoss::Hinge, lr: 0.0, discriminator }
+    }
+}
+
+impl AdversarialTraining {
+    /// The adaptive weight; it counts from the start on.
+    pub(crate) fn adaptive(&self) -> AdversarialWeight {
+        AdversarialWeight { start_step: 0, factor: 1.0, weight: self.weight }
+    }
+}
+
+/// How an autoencoder is trained. The defaults are the preset `emoji-kl-f4`, which a laptop trains in minutes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AutoencoderTraining {
@@ -38,6 +105,8 @@ pub struct AutoencoderTraining {
     pub images: u64,
     /// Images in a step.
     pub batch: usize,
+    /// Images whose activations are in memory at a time; the gradients of a step are those of all its parts. 0: the whole batch.
+    pub micro_batch: usize,
     /// Side of the square images, in pixels.
     pub size: usize,
     /// What is kept of a picture that is no square.
@@ -81,8 +150,21 @@ pub struct AutoencoderTraining {
     pub evaluate_every_images: u64,
     /// Held-out pictures that are measured at most.
     pub evaluate_images: usize,
-    /// The network.
+    /// The reconstruction's log-variance is learned, which weighs it against the other terms.
+    pub learned_variance: bool,
+    /// What is trained.
+    pub kind: Kind,
+    /// The network of a KL or VQ model.
     pub model: KlConfig,
+    /// The network of a tiny model; absent: the published TAESD.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tiny: Option<TinyConfig>,
+    /// Of a VQ model.
+    pub codebook: CodebookTraining,
+    /// What reconstructions look like.
+    pub perceptual: PerceptualTraining,
+    /// Whether reconstructions can be told from pictures.
+    pub adversarial: AdversarialTraining,
 }
 
 impl Default for AutoencoderTraining {
@@ -92,6 +174,7 @@ impl Default for AutoencoderTraining {
             images: 12_000,
             // Small batches: in a short run the number of steps counts.
             batch: 4,
+            micro_batch: 0,
             size: 32,
             crop: Crop::default(),
             filter: Filter::default(),
@@ -114,7 +197,13 @@ impl Default for AutoencoderTraining {
             log_every_images: 320,
             evaluate_every_images: 4_000,
             evaluate_images: 128,
+            learned_variance: false,
+            kind: Kind::Kl,
             model: small_model(),
+            tiny: None,
+            codebook: CodebookTraining::default(),
+            perceptual: PerceptualTraining::default(),
+            adversarial: AdversarialTraining::default(),
         }
     }
 }
@@ -137,17 +226,33 @@ impl AutoencoderTraining {
     pub const PRESETS: &'static [(&'static str, &'static str)] = &[
         ("emoji-kl-f4", include_str!("../presets/emoji-kl-f4.toml")),
         ("emoji-kl-f4-64", include_str!("../presets/emoji-kl-f4-64.toml")),
+        ("emoji-vq-f4-64", include_str!("../presets/emoji-vq-f4-64.toml")),
         ("kl-f4", include_str!("../presets/kl-f4.toml")),
         ("kl-f8", include_str!("../presets/kl-f8.toml")),
+        ("kl-f16", include_str!("../presets/kl-f16.toml")),
+        ("kl-f32", include_str!("../presets/kl-f32.toml")),
+        ("vq-f4", include_str!("../presets/vq-f4.toml")),
+        ("vq-f8", include_str!("../presets/vq-f8.toml")),
+        ("vq-f16", include_str!("../presets/vq-f16.toml")),
     ];
 
-    /// Settings that a run may be continued with another value of: they change no number that is trained.
+    /// Settings that a run may be continued with another value of: they change no number that is trained. (Who names another
+    /// `perceptual.file` compares what is in it.)
     pub const FREE_KEYS: &'static [&'static str] =
-        &["max_minutes", "save_every_images", "log_every_images", "evaluate_every_images", "evaluate_images"];
+        &["max_minutes", "save_every_images", "log_every_images", "evaluate_every_images", "evaluate_images", "perceptual.file"];
 
     /// How pictures are prepared.
     pub fn transform(&self) -> Transform {
         Transform { size: self.size, crop: self.crop, filter: self.filter }
+    }
+
+    /// The network's configuration.
+    pub fn network(&self) -> AutoencoderConfig {
+        match self.kind {
+            Kind::Kl => AutoencoderConfig::Kl(self.model.clone()),
+            Kind::Vq => AutoencoderConfig::Vq(VqConfig { codes: self.codebook.codes, coder: self.model.clone() }),
+            Kind::Tiny => AutoencoderConfig::Tiny(self.tiny.clone().unwrap_or_default()),
+        }
     }
 
     /// Checks every setting.
@@ -155,18 +260,31 @@ impl AutoencoderTraining {
     /// # Errors
     /// The first that cannot be used.
     pub fn validate(&self) -> Result<()> {
-        self.model.validate()?;
-        let factor = self.model.factor();
+        let network = self.network();
+        network.validate()?;
+        let factor = network.factor();
         if self.size == 0 || !self.size.is_multiple_of(factor) {
             return Err(Error::config("size", format!("a multiple of the autoencoder's factor ({factor})"), self.size));
         }
-        if (self.model.in_channels, self.model.out_channels) != (3, 3) {
-            return Err(Error::config("model.in_channels", "3, as out_channels (RGB)", self.model.in_channels));
+        if network.image_channels() != (3, 3) {
+            return Err(Error::config("model.in_channels", "3, as out_channels (RGB)", network.image_channels().0));
         }
         self.validate_numbers()?;
+        self.validate_adversarial()?;
         self.optimizer().validate()?;
         self.ema().validate()?;
         Ok(self.lr_schedule().validate()?)
+    }
+
+    /// The discriminator must leave something of an image to judge.
+    fn validate_adversarial(&self) -> Result<()> {
+        let layers = self.adversarial.discriminator.layers as u32;
+        let least = 24usize.saturating_mul(2usize.saturating_pow(layers.saturating_sub(3)));
+        if self.adversarial.weight > 0.0 && self.size < least {
+            let expected = format!("{least} pixels or more for a discriminator of {layers} layers");
+            return Err(Error::config("size", expected, self.size));
+        }
+        Ok(())
     }
 
     fn validate_numbers(&self) -> Result<()> {
@@ -189,6 +307,11 @@ impl AutoencoderTraining {
             ("max_grad_norm", self.max_grad_norm),
             ("max_minutes", self.max_minutes),
             ("ema_half_life_images", self.ema_half_life_images),
+            ("codebook.commitment_weight", self.codebook.commitment_weight),
+            ("codebook.codebook_weight", self.codebook.codebook_weight),
+            ("perceptual.weight", self.perceptual.weight),
+            ("adversarial.weight", self.adversarial.weight),
+            ("adversarial.lr", self.adversarial.lr),
         ];
         match sizes.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
             Some((key, v)) => Err(Error::config(*key, "a number of at least 0", v)),
@@ -199,6 +322,11 @@ impl AutoencoderTraining {
     pub(crate) fn optimizer(&self) -> AdamWConfig {
         let Self { lr, beta1, beta2, weight_decay, .. } = *self;
         AdamWConfig { lr, beta1, beta2, weight_decay, ..AdamWConfig::default() }
+    }
+
+    pub(crate) fn discriminator_optimizer(&self) -> AdamWConfig {
+        let lr = if self.adversarial.lr > 0.0 { self.adversarial.lr } else { self.lr };
+        AdamWConfig { lr, ..self.optimizer() }
     }
 
     pub(crate) fn ema(&self) -> EmaSchedule {

@@ -1,4 +1,4 @@
-//! Trained autoencoders on disk: in a run directory, as a weight file of ours, or in diffusers' layout.
+//! Trained autoencoders on disk: in a run directory, as a weight file of ours, or in a published layout.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,21 +7,24 @@ use std::{
 
 use candle_core::{Device, Tensor};
 use serde_json::Value;
-use strata_nn::{params::ParamStore, weights};
+use strata_nn::{
+    params::ParamStore,
+    weights::{self, Weights},
+};
 use strata_training::{run, sha256_file};
 
-use crate::{AutoencoderKl, AutoencoderTraining, Error, KlConfig, Result, layouts::diffusers};
-
-/// The kind of run directory and weight file.
-pub const KIND: &str = "autoencoder-kl";
+use crate::{
+    Autoencoder, AutoencoderConfig, AutoencoderTraining, Error, Kind, Result, VqConfig,
+    layouts::{KeyMap, compvis, diffusers, taesd},
+};
 
 /// An autoencoder for use: its parameters are frozen.
 #[derive(Clone, Debug)]
 pub struct LoadedAutoencoder {
     /// The network.
-    pub model: AutoencoderKl,
+    pub model: Autoencoder,
     /// Its configuration.
-    pub config: KlConfig,
+    pub config: AutoencoderConfig,
     /// Its parameters.
     pub store: ParamStore,
     /// The weight file it came from.
@@ -62,7 +65,9 @@ fn latest_checkpoint(path: &Path) -> Result<Option<PathBuf>> {
     Ok(run::checkpoints(path).pop().map(|(_, folder)| folder))
 }
 
-/// Loads the autoencoder that `path` stands for (see [`weight_file`]) onto `device`, frozen.
+/// Loads the autoencoder that `path` stands for (see [`weight_file`]) onto `device`, frozen. A file of ours says what it is; for one
+/// of diffusers (KL, VQ or tiny) the `config.json` beside it does; one of CompVis (alone, or within a latent diffusion model) is
+/// known by the names and shapes of its tensors.
 ///
 /// # Errors
 /// If there is none, it is damaged, or its weights do not fit its configuration (all wrong keys are listed).
@@ -71,51 +76,88 @@ pub fn load(path: &Path, device: &Device) -> Result<LoadedAutoencoder> {
     let loaded = weights::load(&file, device)?;
     let origin = file.display().to_string();
     let store = ParamStore::new(0, device);
-    let (config, size) = match description(&file, &loaded.metadata)? {
-        Description::Ours { config, size } => {
-            let model = AutoencoderKl::new(&config, &store.root())?;
-            store.load(&loaded.tensors, &origin)?;
-            (model, size)
-        }
-        Description::Diffusers(json) => {
-            let published = diffusers::Config::from_json(&json)?;
-            let model = AutoencoderKl::new(&published.kl()?, &store.root())?;
-            diffusers::key_map(&store, model.config().levels()).import(&loaded.tensors, &store, &origin)?;
-            (model, published.sample_size.as_u64().unwrap_or(0) as usize)
-        }
-    };
+    let Description { config, size, layout } = description(&file, &loaded)?;
+    let model = Autoencoder::new(&config, &store.root())?;
+    match (layout, &config) {
+        (Layout::Ours, _) => store.load(&loaded.tensors, &origin)?,
+        (Layout::CompVis, _) => compvis::key_map(&store).import(&loaded.tensors, &store, &origin)?,
+        (Layout::Diffusers, config) => diffusers_keys(config, &store).import(&loaded.tensors, &store, &origin)?,
+    }
     store.freeze();
     let sha256 = sha256_file(&file)?;
-    Ok(LoadedAutoencoder { config: config.config().clone(), model: config, store, file, sha256, size })
+    Ok(LoadedAutoencoder { config, model, store, file, sha256, size })
 }
 
-enum Description {
-    Ours { config: KlConfig, size: usize },
-    Diffusers(Value),
+fn diffusers_keys(config: &AutoencoderConfig, store: &ParamStore) -> KeyMap {
+    match config {
+        AutoencoderConfig::Kl(coder) | AutoencoderConfig::Vq(VqConfig { coder, .. }) => diffusers::key_map(store, coder.levels()),
+        AutoencoderConfig::Tiny(tiny) => taesd::key_map(store, tiny),
+    }
 }
 
-fn description(file: &Path, metadata: &BTreeMap<String, String>) -> Result<Description> {
+/// Whose names the tensors of a file have.
+enum Layout {
+    Ours,
+    Diffusers,
+    CompVis,
+}
+
+struct Description {
+    config: AutoencoderConfig,
+    size: usize,
+    layout: Layout,
+}
+
+fn description(file: &Path, loaded: &Weights) -> Result<Description> {
     let json = |text: &str| serde_json::from_str::<Value>(text).map_err(|e| Error::file(file, format!("its configuration: {e}")));
-    match (metadata.get("kind").map(String::as_str), metadata.get("config")) {
-        (Some(KIND), Some(text)) => {
-            let config = serde_json::from_value(json(text)?).map_err(|e| Error::file(file, format!("its configuration: {e}")))?;
-            let size = metadata.get("size").and_then(|size| size.parse().ok()).unwrap_or(0);
-            return Ok(Description::Ours { config, size });
-        }
-        (Some(other), _) => return Err(Error::file(file, format!("is a `{other}`, expected `{KIND}`"))),
-        (None, _) => {}
+    let metadata = &loaded.metadata;
+    if let Some(name) = metadata.get("kind") {
+        let kinds = "an autoencoder";
+        let kind = Kind::of_name(name).ok_or_else(|| Error::file(file, format!("is a `{name}`, expected {kinds}")))?;
+        let text = metadata.get("config").ok_or_else(|| Error::file(file, "has no `config` in its metadata"))?;
+        let config =
+            AutoencoderConfig::from_json(kind, json(text)?).map_err(|e| Error::file(file, format!("its configuration: {e}")))?;
+        let size = metadata.get("size").and_then(|size| size.parse().ok()).unwrap_or(0);
+        return Ok(Description { config, size, layout: Layout::Ours });
     }
     let beside = file.with_file_name("config.json");
-    match std::fs::read_to_string(&beside) {
-        Ok(text) => Ok(Description::Diffusers(json(&text)?)),
-        Err(_) => Err(Error::file(file, "says not what it is, and there is no config.json beside it; expected an autoencoder")),
+    if let Ok(text) = std::fs::read_to_string(&beside) {
+        let (config, size) = of_diffusers(&json(&text)?)?;
+        return Ok(Description { config, size, layout: Layout::Diffusers });
+    }
+    let shapes = loaded.tensors.iter().map(|(name, t)| (name.as_str(), t.dims()));
+    match compvis::infer(shapes)? {
+        Some(config) => Ok(Description { config, size: 0, layout: Layout::CompVis }),
+        None => {
+            let message = "says not what it is, there is no config.json beside it, and its tensors are not those of a CompVis \
+                           autoencoder; expected an autoencoder";
+            Err(Error::file(file, message))
+        }
+    }
+}
+
+/// From diffusers' `config.json`: the network, and the side of the images that it was trained on (0: not said).
+fn of_diffusers(json: &Value) -> Result<(AutoencoderConfig, usize)> {
+    let side = |size: &Value| size.as_u64().unwrap_or(0) as usize;
+    match json["_class_name"].as_str().unwrap_or("AutoencoderKL") {
+        "AutoencoderTiny" => Ok((AutoencoderConfig::Tiny(taesd::Config::from_json(json)?.tiny()?), 0)),
+        "VQModel" => {
+            let published = diffusers::Config::from_json(json)?;
+            Ok((AutoencoderConfig::Vq(published.vq()?), side(&published.sample_size)))
+        }
+        "AutoencoderKL" => {
+            let published = diffusers::Config::from_json(json)?;
+            Ok((AutoencoderConfig::Kl(published.kl()?), side(&published.sample_size)))
+        }
+        other => Err(Error::config("_class_name", "AutoencoderKL, VQModel or AutoencoderTiny", other)),
     }
 }
 
 /// The metadata of a weight file of ours.
-pub(crate) fn metadata(config: &KlConfig, size: usize) -> Result<BTreeMap<String, String>> {
+pub(crate) fn metadata(config: &AutoencoderConfig, size: usize) -> Result<BTreeMap<String, String>> {
+    let kind = config.kind().name().to_string();
     let config = serde_json::to_string(config).map_err(|e| Error::config("model", "values that JSON can hold", e))?;
-    let pairs = [("kind", KIND.to_string()), ("config", config), ("size", size.to_string())];
+    let pairs = [("kind", kind), ("config", config), ("size", size.to_string())];
     Ok(pairs.map(|(key, value)| (key.to_string(), value)).into())
 }
 
@@ -128,14 +170,18 @@ pub fn save(autoencoder: &LoadedAutoencoder, path: &Path) -> Result<()> {
     Ok(weights::save(path, &autoencoder.store.tensors(), &metadata)?)
 }
 
-/// Writes `config.json` and `diffusion_pytorch_model.safetensors`, which diffusers' `AutoencoderKL.from_pretrained` loads, into
-/// the folder `dir`. `scaling_factor`: what a pipeline multiplies latents with.
+/// Writes `config.json` and `diffusion_pytorch_model.safetensors` into the folder `dir`, which the `from_pretrained` of diffusers'
+/// `AutoencoderKL`, `VQModel` or `AutoencoderTiny` loads. `scaling_factor`: what a pipeline multiplies latents with.
 ///
 /// # Errors
 /// If the network has a part that diffusers' class has not, or a file cannot be written.
 pub fn export_diffusers(autoencoder: &LoadedAutoencoder, dir: &Path, scaling_factor: f64) -> Result<()> {
-    let json = diffusers::kl_config_json(&autoencoder.config, autoencoder.size, scaling_factor)?;
-    let tensors = diffusers::key_map(&autoencoder.store, autoencoder.config.levels()).export(&autoencoder.store)?;
+    let json = match &autoencoder.config {
+        AutoencoderConfig::Kl(config) => diffusers::kl_config_json(config, autoencoder.size, scaling_factor)?,
+        AutoencoderConfig::Vq(config) => diffusers::vq_config_json(config, autoencoder.size, scaling_factor)?,
+        AutoencoderConfig::Tiny(config) => taesd::config_json(config, scaling_factor),
+    };
+    let tensors = diffusers_keys(&autoencoder.config, &autoencoder.store).export(&autoencoder.store)?;
     std::fs::create_dir_all(dir).map_err(|e| Error::file(dir, e))?;
     weights::write_atomic(&dir.join("config.json"), format!("{json:#}").as_bytes())?;
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
@@ -143,9 +189,9 @@ pub fn export_diffusers(autoencoder: &LoadedAutoencoder, dir: &Path, scaling_fac
 }
 
 /// An autoencoder in memory as [`load`] would give it, from weights that training has at hand.
-pub(crate) fn frozen(config: &KlConfig, tensors: &[(String, Tensor)], device: &Device) -> Result<AutoencoderKl> {
+pub(crate) fn frozen(config: &AutoencoderConfig, tensors: &[(String, Tensor)], device: &Device) -> Result<Autoencoder> {
     let store = ParamStore::new(0, device);
-    let model = AutoencoderKl::new(config, &store.root())?;
+    let model = Autoencoder::new(config, &store.root())?;
     store.load(&tensors.iter().cloned().collect::<HashMap<_, _>>(), "the averaged weights")?;
     store.freeze();
     Ok(model)
@@ -158,15 +204,21 @@ pub(crate) fn frozen(config: &KlConfig, tensors: &[(String, Tensor)], device: &D
 pub fn describe(config: &AutoencoderTraining) -> Result<String> {
     config.validate()?;
     let store = ParamStore::new(config.seed, &Device::Cpu);
-    let model = AutoencoderKl::new(&config.model, &store.root())?;
+    let network = config.network();
+    Autoencoder::new(&network, &store.root())?;
     let count = |side: &str| -> usize {
         let of_side = |name: &str| name.starts_with(side);
         store.parameters().iter().filter(|p| of_side(p.name())).map(|p| p.var().elem_count()).sum()
     };
-    let (size, factor, channels, all) = (config.size, model.factor(), model.latent_channels(), store.element_count());
+    let (size, factor, channels, all) = (config.size, network.factor(), network.latent_channels(), store.element_count());
     let (encoder, decoder, side) = (count("encoder."), count("decoder."), size / factor);
+    let codes = match &network {
+        AutoencoderConfig::Vq(vq) => format!(", {} codes", vq.codes),
+        _ => String::new(),
+    };
     Ok(format!(
-        "autoencoder: {all} parameters ({encoder} in the encoder, {decoder} in the decoder)\n\
-         latents: {channels}x{side}x{side} from images of {size}x{size} (factor {factor})"
+        "{}: {all} parameters ({encoder} in the encoder, {decoder} in the decoder)\n\
+         latents: {channels}x{side}x{side} from images of {size}x{size} (factor {factor}){codes}",
+        network.kind().name()
     ))
 }

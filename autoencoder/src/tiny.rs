@@ -5,13 +5,15 @@ use serde::{Deserialize, Serialize};
 use strata_nn::{
     layers::Conv2d,
     ops::{self, Conv2dConfig, Padding},
-    params::{Init, Scope},
+    params::{Init, Parameter, Scope},
     precision,
 };
 
 use crate::{
     Error, Result,
     coder::{channels_first, channels_last},
+    kl::{check_image, check_latent},
+    tiled::{self, Op, Segment},
 };
 
 /// Configuration of an [`AutoencoderTiny`]. Level 0 works at the full resolution, each further one at half of it.
@@ -91,11 +93,14 @@ pub struct AutoencoderTiny {
     config: TinyConfig,
     encoder: Stack,
     decoder: Stack,
+    conv_out: Conv2d,
 }
 
 #[derive(Clone, Debug)]
 enum Step {
     Conv(Conv2d),
+    /// Of stride 2.
+    Half(Conv2d),
     ConvRelu(Conv2d),
     Block([Conv2d; 3]),
     Double,
@@ -113,7 +118,8 @@ impl AutoencoderTiny {
         config.validate()?;
         let encoder = encoder(config, &scope.pp("encoder"))?;
         let decoder = decoder(config, &scope.pp("decoder"))?;
-        Ok(Self { config: config.clone(), encoder, decoder })
+        let conv_out = Conv2d::new(&scope.pp("decoder").pp("conv_out"), config.decoder_channels, config.out_channels, 3)?;
+        Ok(Self { config: config.clone(), encoder, decoder, conv_out })
     }
 
     /// The configuration it was built from.
@@ -126,24 +132,48 @@ impl AutoencoderTiny {
     /// # Errors
     /// If a side is not divisible by the factor or the channels are not the network's.
     pub fn encode(&self, x: &Tensor) -> Result<Tensor> {
-        let f = self.config.factor();
-        match *x.dims() {
-            [_, c, h, w] if c == self.config.in_channels && h.is_multiple_of(f) && w.is_multiple_of(f) && h * w > 0 => {}
-            _ => {
-                let expected = format!("[B, {}, H, W] with sides divisible by {f}", self.config.in_channels);
-                return Err(Error::input("image", expected, x.dims()));
-            }
-        }
+        check_image(x, self.config.in_channels, self.config.factor())?;
         Ok(channels_first(&self.encoder.forward(&channels_last(&x.affine(0.5, 0.5)?)?)?)?)
     }
 
     /// z: `[B, Z, h, w]` -> images `[B, C, H, W]`, nominally in [-1, 1]. Latents beyond 3 are squashed.
     pub fn decode(&self, z: &Tensor) -> Result<Tensor> {
-        if z.rank() != 4 || z.dim(1)? != self.config.latent_channels {
-            return Err(Error::input("latent", format!("[B, {}, h, w]", self.config.latent_channels), z.dims()));
+        self.finish(&self.features(z)?)
+    }
+
+    /// [`Self::encode`] of one image by tiles.
+    pub(crate) fn encode_tiled(&self, x: &Tensor, side: usize) -> Result<Tensor> {
+        check_image(x, self.config.in_channels, self.config.factor())?;
+        let h = tiled::run(&self.encoder.segments(), channels_last(&x.affine(0.5, 0.5)?)?, side)?;
+        Ok(channels_first(&h)?)
+    }
+
+    /// [`Self::decode`] of one latent by tiles.
+    pub(crate) fn decode_tiled(&self, z: &Tensor, side: usize) -> Result<Tensor> {
+        check_latent(z, self.config.latent_channels)?;
+        let mut segments = self.decoder.segments();
+        if let Some(last) = segments.last_mut() {
+            last.push(Op::Conv(&self.conv_out));
         }
         let z = ((z / 3.0)?.tanh()? * 3.0)?;
-        Ok(channels_first(&self.decoder.forward(&channels_last(&z)?)?)?.affine(2.0, -1.0)?)
+        Ok(channels_first(&tiled::run(&segments, channels_last(&z)?, side)?)?.affine(2.0, -1.0)?)
+    }
+
+    /// The decoder up to its last convolution, channels last.
+    pub(crate) fn features(&self, z: &Tensor) -> Result<Tensor> {
+        check_latent(z, self.config.latent_channels)?;
+        let z = ((z / 3.0)?.tanh()? * 3.0)?;
+        Ok(self.decoder.forward(&channels_last(&z)?)?)
+    }
+
+    /// The last convolution and what follows.
+    pub(crate) fn finish(&self, h: &Tensor) -> Result<Tensor> {
+        Ok(channels_first(&self.conv_out.forward(h)?)?.affine(2.0, -1.0)?)
+    }
+
+    /// The weight of the convolution that ends the decoder, for the adaptive weight of an adversarial loss.
+    pub fn last_layer(&self) -> &Parameter {
+        self.conv_out.weight()
     }
 
     /// Latents to [0, 1], for storing them as pictures: `clamp(z / 2m + s, 0, 1)`.
@@ -164,7 +194,7 @@ fn encoder(config: &TinyConfig, scope: &Scope) -> Result<Stack> {
         let scope = scope.pp("levels").pp(i);
         if i > 0 {
             let half = Conv2dConfig { stride: 2, padding: Padding::all(1) };
-            steps.push(Step::Conv(Conv2d::without_bias(&scope.pp("downsample"), [c, c, 3], half, Init::FanIn)?));
+            steps.push(Step::Half(Conv2d::without_bias(&scope.pp("downsample"), [c, c, 3], half, Init::FanIn)?));
         }
         for j in 0..n {
             steps.push(block(&scope.pp("blocks").pp(j), c)?);
@@ -174,6 +204,7 @@ fn encoder(config: &TinyConfig, scope: &Scope) -> Result<Stack> {
     Ok(Stack(steps))
 }
 
+/// All but the last convolution.
 fn decoder(config: &TinyConfig, scope: &Scope) -> Result<Stack> {
     let c = config.decoder_channels;
     let mut steps = vec![Step::ConvRelu(Conv2d::new(&scope.pp("conv_in"), config.latent_channels, c, 3)?)];
@@ -187,7 +218,6 @@ fn decoder(config: &TinyConfig, scope: &Scope) -> Result<Stack> {
             steps.extend([Step::Double, Step::Conv(conv)]);
         }
     }
-    steps.push(Step::Conv(Conv2d::new(&scope.pp("conv_out"), c, config.out_channels, 3)?));
     Ok(Stack(steps))
 }
 
@@ -197,11 +227,37 @@ fn block(scope: &Scope, c: usize) -> Result<Step> {
 }
 
 impl Stack {
+    /// The same, operation by operation, cut where the resolution changes.
+    fn segments(&self) -> Vec<Segment<'_>> {
+        let mut segments = vec![Segment::new()];
+        for step in &self.0 {
+            if matches!(step, Step::Double) {
+                segments.push(Segment::new());
+            }
+            let ops = match step {
+                Step::Conv(conv) => vec![Op::Conv(conv)],
+                Step::Half(conv) => vec![Op::Half(conv)],
+                Step::ConvRelu(conv) => vec![Op::Conv(conv), Op::Relu],
+                Step::Block([a, b, c]) => {
+                    vec![Op::Keep, Op::Conv(a), Op::Relu, Op::Conv(b), Op::Relu, Op::Conv(c), Op::Add(None), Op::Relu]
+                }
+                Step::Double => vec![Op::Double],
+            };
+            if let Some(segment) = segments.last_mut() {
+                segment.extend(ops);
+            }
+            if matches!(step, Step::Half(_)) {
+                segments.push(Segment::new());
+            }
+        }
+        segments
+    }
+
     fn forward(&self, x: &Tensor) -> strata_nn::Result<Tensor> {
         let mut h = precision::enter(x)?;
         for step in &self.0 {
             h = match step {
-                Step::Conv(conv) => conv.forward(&h)?,
+                Step::Conv(conv) | Step::Half(conv) => conv.forward(&h)?,
                 Step::ConvRelu(conv) => conv.forward(&h)?.relu()?,
                 Step::Block([a, b, c]) => {
                     let inner = c.forward(&b.forward(&a.forward(&h)?.relu()?)?.relu()?)?;

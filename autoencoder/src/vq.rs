@@ -100,14 +100,14 @@ impl VqModel {
     /// # Errors
     /// If a side is not divisible by the factor or the channels are not the network's.
     pub fn encode(&self, x: &Tensor) -> Result<Tensor> {
-        check_image(x, &self.config.coder)?;
+        check_image(x, self.config.coder.in_channels, self.config.coder.factor())?;
         let h = self.encoder.forward(&channels_last(x)?)?;
         Ok(channels_first(&apply(self.quant_conv.as_ref(), &h)?)?)
     }
 
     /// The nearest codes, by Euclidean distance. h: `[B, D, h, w]`.
     pub fn quantize(&self, h: &Tensor) -> Result<Quantized> {
-        check_latent(h, &self.config.coder)?;
+        check_latent(h, self.config.coder.latent_channels)?;
         let last = channels_last(h)?;
         let (b, height, width, d) = last.dims4()?;
         let indices = nearest(&last.detach().reshape(((), d))?, &self.codebook.var().as_detached_tensor())?;
@@ -129,9 +129,32 @@ impl VqModel {
 
     /// Decodes a latent as it is, for latents that are codes already.
     pub fn decode_unquantized(&self, z: &Tensor) -> Result<Tensor> {
-        check_latent(z, &self.config.coder)?;
-        let h = apply(self.post_quant_conv.as_ref(), &channels_last(z)?)?;
-        Ok(channels_first(&self.decoder.forward(&h)?)?)
+        self.finish(&self.features(z)?)
+    }
+
+    /// [`Self::encode`] of one image by tiles.
+    pub(crate) fn encode_tiled(&self, x: &Tensor, side: usize) -> Result<Tensor> {
+        check_image(x, self.config.coder.in_channels, self.config.coder.factor())?;
+        let h = self.encoder.forward_tiled(&channels_last(x)?, side)?;
+        Ok(channels_first(&apply(self.quant_conv.as_ref(), &h)?)?)
+    }
+
+    /// [`Self::decode`] of one latent by tiles.
+    pub(crate) fn decode_tiled(&self, h: &Tensor, side: usize) -> Result<Tensor> {
+        let z = channels_last(&self.quantize(h)?.latent)?;
+        let h = apply(self.post_quant_conv.as_ref(), &z)?;
+        Ok(channels_first(&self.decoder.forward_tiled(&h, side)?)?)
+    }
+
+    /// The decoder up to its last convolution, channels last; z is quantized already.
+    pub(crate) fn features(&self, z: &Tensor) -> Result<Tensor> {
+        check_latent(z, self.config.coder.latent_channels)?;
+        Ok(self.decoder.features(&apply(self.post_quant_conv.as_ref(), &channels_last(z)?)?)?)
+    }
+
+    /// The last convolution and what follows.
+    pub(crate) fn finish(&self, h: &Tensor) -> Result<Tensor> {
+        Ok(channels_first(&self.decoder.finish(h)?)?)
     }
 
     /// The codes of given indices. indices: `[B, h, w]` u32; answers `[B, D, h, w]`.
@@ -144,16 +167,30 @@ impl VqModel {
         Ok(channels_first(&codes.reshape((b, h, w, ()))?)?)
     }
 
+    /// The codes, `[K, D]`.
+    pub fn codebook(&self) -> &Parameter {
+        &self.codebook
+    }
+
     /// The weight of the convolution that ends the decoder, for the adaptive weight of an adversarial loss.
     pub fn last_layer(&self) -> &Parameter {
         self.decoder.last_layer().weight()
     }
 }
 
+/// Distances that are held at a time: 64 MiB of them.
+const DISTANCES: usize = 1 << 24;
+
 /// Row of `codes` `[K, D]` nearest to each row of `h` `[N, D]`: `[N]` u32.
 fn nearest(h: &Tensor, codes: &Tensor) -> Result<Tensor> {
     let (h, codes) = (h.to_dtype(DType::F32)?, codes.to_dtype(DType::F32)?);
     let norms = codes.sqr()?.sum(1)?.unsqueeze(0)?;
-    let distances = (h.matmul(&codes.t()?)? * -2.0)?.broadcast_add(&norms)?;
-    Ok(distances.argmin(1)?)
+    let (n, transposed) = (h.dim(0)?, codes.t()?);
+    let rows = (DISTANCES / codes.dim(0)?).max(1);
+    let part = |first: usize| -> Result<Tensor> {
+        let products = h.narrow(0, first, rows.min(n - first))?.matmul(&transposed)?;
+        Ok((products * -2.0)?.broadcast_add(&norms)?.argmin(1)?)
+    };
+    let parts = (0..n).step_by(rows).map(part).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&parts, 0)?)
 }

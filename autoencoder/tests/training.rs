@@ -2,40 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::{collections::HashMap, path::Path};
+mod common;
+
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use common::{StopAt, assert_same_bits, complete, pictures_in, tempdir_in, train_in, values};
 use strata_autoencoder::{
-    AutoencoderKl, AutoencoderTiny, AutoencoderTraining, EncodeOptions, EncodeReport, Encoded, KlConfig, Posterior, TinyConfig,
-    TrainSummary, VqConfig, VqModel, encode, export_diffusers, load, pictures, reconstruct, save, train, weight_file,
+    AutoencoderKl, AutoencoderTiny, AutoencoderTraining, EncodeOptions, KlConfig, Posterior, ReconstructOptions, TinyConfig,
+    VqConfig, VqModel, encode, export_diffusers, load, pictures, reconstruct, save,
 };
-use strata_datasets::{Dataset, DatasetOptions, LatentManifest, LatentSet, RgbImage, Transform};
-use strata_nn::{
-    params::ParamStore,
-    random::{Key, uniform_f32},
-    weights,
-};
-use strata_training::{Interrupt, NoProgress, Progress, RunDir, run::read_stats};
-
-/// The manifest of an encoding that came to its end.
-fn complete(report: EncodeReport) -> LatentManifest {
-    match report.outcome {
-        Encoded::Complete(manifest) => *manifest,
-        other => panic!("not complete: {other:?}"),
-    }
-}
-
-/// Flat pictures with one bright square each.
-fn pictures_in(dir: &Path, count: usize) -> Dataset {
-    for i in 0..count {
-        let mut rng = Key::new(5, "pictures").index(i as u64).generator();
-        let (x, y) = ((uniform_f32(&mut rng) * 10.0) as usize, (uniform_f32(&mut rng) * 10.0) as usize);
-        let inside = |p: usize| (x..x + 6).contains(&(p % 16)) && (y..y + 6).contains(&(p / 16));
-        let pixels = (0..256).flat_map(|p| if inside(p) { [250, 30, (9 * i % 256) as u8] } else { [255; 3] }).collect();
-        pictures::write_png(&dir.join(format!("{i:03}.png")), &RgbImage { width: 16, height: 16, pixels }).unwrap();
-    }
-    Dataset::open(dir.to_str().unwrap(), &DatasetOptions::default()).unwrap()
-}
+use strata_datasets::{LatentSet, Transform};
+use strata_nn::{params::ParamStore, random::Key, weights};
+use strata_training::{Interrupt, NoProgress, Progress, run::read_stats};
 
 fn small() -> AutoencoderTraining {
     AutoencoderTraining {
@@ -58,31 +37,6 @@ fn small() -> AutoencoderTraining {
     }
 }
 
-fn train_in(dir: &Path, config: &AutoencoderTraining, data: &Dataset, progress: &dyn Progress, stop: &Interrupt) -> TrainSummary {
-    let table = toml::Table::try_from(config).unwrap();
-    let mut run = RunDir::open_changing(dir, "autoencoder", &table, AutoencoderTraining::FREE_KEYS).unwrap();
-    train(config, data, &mut run, &Device::Cpu, progress, stop).unwrap()
-}
-
-/// Stops the training when it has seen some images.
-struct StopAt(u64, Interrupt);
-
-impl Progress for StopAt {
-    fn start(&self, _: &str, _: u64, _: &str) {}
-    fn advance(&self, done: u64, message: &str) {
-        if message.starts_with("loss") && done >= self.0 {
-            self.1.trigger();
-        }
-    }
-    fn finish(&self) {}
-}
-
-fn files(run: &Path) -> HashMap<&'static str, HashMap<String, Tensor>> {
-    let folder = weight_file(run).unwrap().parent().unwrap().to_path_buf();
-    let read = |name: &str| weights::load(&folder.join(name), &Device::Cpu).unwrap().tensors;
-    ["model.safetensors", "ema.safetensors", "optimizer.safetensors"].map(|name| (name, read(name))).into()
-}
-
 #[test]
 fn an_interrupted_run_gives_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
@@ -98,24 +52,11 @@ fn an_interrupted_run_gives_the_same_bits() {
     let summary = train_in(&parts, &config, &data, &NoProgress, &Interrupt::default());
     assert_eq!((summary.seen_images, summary.finished), (64, true));
 
-    let (a, b) = (files(&whole), files(&parts));
-    for (file, tensors) in &a {
-        assert_eq!(tensors.len(), b[file].len());
-        for (name, t) in tensors {
-            let bits = |t: &Tensor| t.flatten_all().unwrap().to_dtype(candle_core::DType::F64).unwrap().to_vec1::<f64>().unwrap();
-            assert_eq!(bits(t), bits(&b[file][name]), "{file}: {name}");
-        }
-    }
+    assert_same_bits(&whole, &parts);
     let seen = |run: &Path| -> Vec<u64> { read_stats(run).unwrap().iter().filter_map(|r| r["seen_images"].as_u64()).collect() };
     assert_eq!(seen(&whole), [16, 32, 32, 48, 64, 64]);
     assert_eq!(seen(&parts), seen(&whole));
     assert!(whole.join("samples/reconstructions-00000064.png").is_file());
-}
-
-fn tempdir_in(dir: &Path, name: &str) -> std::path::PathBuf {
-    let path = dir.join(name);
-    std::fs::create_dir_all(&path).unwrap();
-    path
 }
 
 #[test]
@@ -132,14 +73,15 @@ fn training_lowers_the_error_and_what_is_saved_can_be_used() {
     assert_eq!((ae.size, ae.config.factor()), (16, 4));
     let all: Vec<usize> = (0..data.len()).collect();
     let transform = Transform::new(16);
-    let measured = reconstruct(&ae, &data, &all, &transform, 3, &NoProgress, &Interrupt::default()).unwrap();
+    let three = ReconstructOptions { examples: 3, ..ReconstructOptions::default() };
+    let measured = reconstruct(&ae, &data, &all, &transform, three, &NoProgress, &Interrupt::default()).unwrap();
     assert!((measured.psnr - psnr).abs() < 3.0 && measured.examples.len() == 3, "{measured:?}");
 
     // The same file by itself, and in diffusers' layout, gives the same network.
     let file = dir.path().join("ae.safetensors");
     save(&ae, &file).unwrap();
     let x = Key::new(0, "x").normal_tensor((1, 3, 16, 32), &Device::Cpu).unwrap();
-    let moments = |path: &Path| values(&load(path, &Device::Cpu).unwrap().model.encode_moments(&x).unwrap());
+    let moments = |path: &Path| values(&load(path, &Device::Cpu).unwrap().model.encode_stored(&x).unwrap());
     assert_eq!(moments(&file), moments(&run));
     assert!(export_diffusers(&ae, dir.path(), 1.0).unwrap_err().to_string().contains("model.patch"));
 
@@ -153,7 +95,7 @@ fn training_lowers_the_error_and_what_is_saved_can_be_used() {
     let set = LatentSet::open(&out).unwrap();
     let moments = Tensor::from_vec(set.moments(11).unwrap(), (1, 8, 4, 4), &Device::Cpu).unwrap();
     let picture = data.load(11).unwrap();
-    let direct = ae.model.encode_moments(&pictures::to_tensor(&picture.pixels, 1, 16, &Device::Cpu).unwrap()).unwrap();
+    let direct = ae.model.encode_stored(&pictures::to_tensor(&picture.pixels, 1, 16, &Device::Cpu).unwrap()).unwrap();
     let difference = values(&(moments - direct).unwrap()).iter().fold(0f32, |m, d| m.max(d.abs()));
     assert!(difference < 1e-4, "{difference}");
     assert_eq!(complete(encode_all(&options).unwrap()), manifest);
@@ -238,10 +180,6 @@ fn all_get_gradients(loss: impl Fn(&ParamStore) -> Tensor) {
     }
     // Frozen, it builds no graph.
     store.freeze();
-}
-
-fn values(t: &Tensor) -> Vec<f32> {
-    t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 #[test]

@@ -8,8 +8,10 @@ pub use data::{Data, DataConvert, DataInspect, DataVerify, Encode, Reading};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod autoencoder;
 mod sample;
 
+pub use autoencoder::{EvalCommand, EvalReconstruction, LpipsNetwork};
 pub use sample::{Output, Sample, Start, Wish};
 
 /// Trains multistage latent-diffusion models on your images, and draws with them.
@@ -73,6 +75,9 @@ pub enum Command {
     Sample(Box<Sample>),
     /// Turn latents back into images
     Decode(Decode),
+    /// Measure models
+    #[command(subcommand)]
+    Eval(EvalCommand),
     /// Write weights in another layout
     Convert(Convert),
     /// Show what a file, run, folder or preset is
@@ -272,6 +277,9 @@ pub struct Decode {
     /// Latents per forward pass
     #[arg(long, default_value_t = 16, value_name = "N")]
     pub batch: usize,
+    /// Work by tiles of so many pixels: memory does not grow with the image, the result stays the same, but it takes longer
+    #[arg(long, value_name = "PIXELS")]
+    pub tile: Option<usize>,
 }
 
 /// `strata convert`

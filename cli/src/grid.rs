@@ -4,18 +4,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use strata_autoencoder::pictures::{self, Cells};
 use strata_datasets::RgbImage;
 
-use crate::plot::canvas::{Align, Canvas, INK, Rgb};
+use crate::plot::canvas::{Align, Canvas, INK};
 
-/// Pixels between cells and around them.
-const MARGIN: usize = 4;
-/// Cells smaller than this are enlarged by a whole number, so that one can see something.
-const MIN_CELL: usize = 64;
-/// Behind the cells: told apart from white pictures and from black ones.
-const BACKGROUND: Rgb = [224, 226, 230];
 /// Height of the captions' letters.
 const CAPTION: f64 = 14.0;
+/// Pixels between a caption and what is beside it.
+const MARGIN: usize = 4;
 
 /// One row of pictures and what is written at its left.
 pub struct Row {
@@ -51,10 +48,10 @@ pub fn read_png(path: &Path) -> Result<RgbImage> {
 /// Tiles pictures, row by row, and writes them as one. Sizes may differ; each is centred in its cell.
 ///
 /// # Errors
-/// If there is no picture or no column, or the file cannot be written.
+/// If there is no picture, or the file cannot be written.
 pub fn write_grid(images: &[RgbImage], columns: usize, path: &Path) -> Result<()> {
-    ensure!(!images.is_empty() && columns > 0, "{}: a grid needs pictures and columns", path.display());
-    write_png(&tile(images, columns), path)
+    let images: Vec<&RgbImage> = images.iter().collect();
+    write_png(&pictures::grid(&images, columns).with_context(|| path.display().to_string())?, path)
 }
 
 /// Tiles rows of pictures with captions at the left and writes them as one.
@@ -66,63 +63,22 @@ pub fn write_rows(rows: &[Row], path: &Path) -> Result<()> {
     write_png(&captioned(rows), path)
 }
 
-/// The picture of [`write_grid`].
-pub fn tile(images: &[RgbImage], columns: usize) -> RgbImage {
-    let cells = Cells::of(images.iter(), 0);
-    let columns = columns.clamp(1, images.len().max(1));
-    let mut canvas = cells.canvas(columns, images.len().div_ceil(columns));
-    for (i, image) in images.iter().enumerate() {
-        cells.paste(&mut canvas, image, i % columns, i / columns);
-    }
-    canvas.finish()
-}
-
 /// The picture of [`write_rows`].
 pub fn captioned(rows: &[Row]) -> RgbImage {
-    let widest = rows.iter().map(|row| Canvas::text_width(&row.caption, CAPTION)).max().unwrap_or(0);
-    let cells = Cells::of(rows.iter().flat_map(|row| &row.images), widest + 2 * MARGIN);
+    let left = rows.iter().map(|row| Canvas::text_width(&row.caption, CAPTION)).max().unwrap_or(0) + 2 * MARGIN;
+    let cells = Cells::of(rows.iter().flat_map(|row| &row.images));
     let columns = rows.iter().map(|row| row.images.len()).max().unwrap_or(0);
-    let mut canvas = cells.canvas(columns, rows.len());
+    let (width, height) = cells.corner(columns, rows.len());
+    let mut canvas = Canvas::new(left + width, height, pictures::BACKGROUND);
     for (y, row) in rows.iter().enumerate() {
-        let (right, top) = cells.corner(0, y);
-        let middle = (top + cells.height / 2) as f64;
-        canvas.text(&row.caption, (right - 2 * MARGIN) as f64, middle, Align::Right, CAPTION, INK);
+        let middle = (cells.corner(0, y).1 + cells.height / 2) as f64;
+        canvas.text(&row.caption, (left - MARGIN) as f64, middle, Align::Right, CAPTION, INK);
         for (x, image) in row.images.iter().enumerate() {
-            cells.paste(&mut canvas, image, x, y);
+            let (from_left, top) = cells.place(image, x, y);
+            canvas.paste(image, left + from_left, top, cells.factor);
         }
     }
     canvas.finish()
-}
-
-/// Cells of one size, with room for captions at the left.
-struct Cells {
-    width: usize,
-    height: usize,
-    left: usize,
-    factor: usize,
-}
-
-impl Cells {
-    fn of<'a>(images: impl Iterator<Item = &'a RgbImage>, left: usize) -> Self {
-        let (width, height) = images.fold((1, 1), |(w, h), image| (w.max(image.width), h.max(image.height)));
-        let factor = MIN_CELL.div_ceil(width.max(height)).max(1);
-        Self { width: width * factor, height: height * factor, left, factor }
-    }
-
-    fn canvas(&self, columns: usize, rows: usize) -> Canvas {
-        let (x, y) = self.corner(columns, rows);
-        Canvas::new(x, y, BACKGROUND)
-    }
-
-    fn corner(&self, column: usize, row: usize) -> (usize, usize) {
-        (self.left + MARGIN + column * (self.width + MARGIN), MARGIN + row * (self.height + MARGIN))
-    }
-
-    fn paste(&self, canvas: &mut Canvas, image: &RgbImage, column: usize, row: usize) {
-        let (x, y) = self.corner(column, row);
-        let (dx, dy) = (self.width - image.width * self.factor, self.height - image.height * self.factor);
-        canvas.paste(image, x + dx / 2, y + dy / 2, self.factor);
-    }
 }
 
 /// The picture as the bytes of a PNG file.
@@ -137,6 +93,9 @@ fn png(image: &RgbImage) -> Result<Vec<u8>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::plot::canvas::Rgb;
+
+    const BACKGROUND: Rgb = pictures::BACKGROUND;
 
     fn plain(width: usize, height: usize, color: Rgb) -> RgbImage {
         RgbImage { width, height, pixels: color.repeat(width * height) }
@@ -144,26 +103,6 @@ mod tests {
 
     fn pixel(image: &RgbImage, x: usize, y: usize) -> &[u8] {
         &image.pixels[(y * image.width + x) * 3..][..3]
-    }
-
-    #[test]
-    fn cells_lie_row_by_row_with_a_margin() {
-        let colors = [[255, 0, 0], [0, 255, 0], [0, 0, 255]];
-        let image = tile(&colors.map(|c| plain(64, 64, c)), 2);
-        assert_eq!((image.width, image.height), (2 * 68 + 4, 2 * 68 + 4));
-        assert_eq!(pixel(&image, 3, 3), BACKGROUND);
-        assert_eq!(pixel(&image, 4, 4), colors[0]);
-        assert_eq!(pixel(&image, 72, 67), colors[1]);
-        assert_eq!(pixel(&image, 67, 72), colors[2]);
-        assert_eq!(pixel(&image, 72, 72), BACKGROUND, "the empty cell");
-    }
-
-    #[test]
-    fn small_pictures_are_enlarged_by_a_whole_number_and_centred() {
-        let image = tile(&[plain(32, 16, [1, 2, 3]), plain(16, 16, [4, 5, 6])], 9);
-        assert_eq!((image.width, image.height), (2 * 68 + 4, 32 + 8));
-        assert_eq!(pixel(&image, 72 + 15, 20), BACKGROUND);
-        assert_eq!(pixel(&image, 72 + 16, 20), [4, 5, 6]);
     }
 
     #[test]

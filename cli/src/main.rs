@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command, DataCommand, TrainCommand};
+use args::{Cli, Command, DataCommand, EvalCommand, TrainCommand};
 use context::Context;
 
 fn main() -> ExitCode {
@@ -54,6 +54,7 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Stages(args) => commands::stages::run(args, &context),
         Command::Sample(args) => commands::sample::run(args, &context),
         Command::Decode(args) => commands::decode::run(args, &context),
+        Command::Eval(EvalCommand::Reconstruction(args)) => commands::eval_reconstruction::run(args, &context),
         Command::Convert(args) => commands::convert::run(args, &context),
         Command::Inspect(args) => commands::inspect::run(args, &context),
     }

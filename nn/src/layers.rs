@@ -126,6 +126,26 @@ impl GroupNorm {
         })
     }
 
+    /// The factor of each channel, `[C]`.
+    pub fn weight(&self) -> &Parameter {
+        &self.weight
+    }
+
+    /// What is added to each channel, `[C]`.
+    pub fn bias(&self) -> &Parameter {
+        &self.bias
+    }
+
+    /// Number of groups.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// What is added to the variance.
+    pub fn eps(&self) -> f64 {
+        self.eps
+    }
+
     /// x: `[B, ..., C]`, same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::group_norm(x, &self.weight.get(), &self.bias.get(), self.groups, self.eps, None, Activation::Identity)

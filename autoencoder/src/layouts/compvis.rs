@@ -1,10 +1,12 @@
 //! The layout of CompVis' latent-diffusion: `ddconfig` and the names below `encoder.down.0.block.0`.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use strata_nn::params::ParamStore;
 
 use super::KeyMap;
-use crate::{CoderConfig, Error, Resampling, Result, VqConfig};
+use crate::{AutoencoderConfig, CoderConfig, Error, Resampling, Result, VqConfig};
 
 /// `params` of a first stage in a published YAML file; further keys (`lossconfig`, `monitor`, ...) are not the network's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,6 +110,54 @@ impl FirstStage {
         config.validate()?;
         Ok(config)
     }
+}
+
+/// The KL or VQ model that tensors of these names and shapes belong to; `None` where they are not such a model's. All of a
+/// published configuration but `tanh_out`, which none of them has, shows in its tensors.
+///
+/// # Errors
+/// If they are, but no network can be built like that.
+pub fn infer<'a>(tensors: impl Iterator<Item = (&'a str, &'a [usize])>) -> Result<Option<AutoencoderConfig>> {
+    let shapes: HashMap<String, &[usize]> = tensors.filter_map(|(name, dims)| Some((modernise(name)?, dims))).collect();
+    let width = |name: &str, axis: usize| shapes.get(name).and_then(|dims| dims.get(axis)).copied();
+    let count = |name: &dyn Fn(usize) -> String| (0..).take_while(|&i| shapes.contains_key(&name(i))).count();
+    let channels: Vec<usize> = (0..).map_while(|i| width(&format!("encoder.down.{i}.block.0.conv1.weight"), 0)).collect();
+    let widths = || {
+        Some([
+            width("encoder.conv_in.weight", 1)?,
+            width("encoder.conv_in.weight", 0)?,
+            width("decoder.conv_out.weight", 0)?,
+            width("decoder.conv_in.weight", 1)?,
+            width("post_quant_conv.weight", 1)?,
+            width("encoder.conv_out.weight", 0)?,
+        ])
+    };
+    let Some([in_channels, stem, out_channels, z, latent_channels, encoded]) = widths() else { return Ok(None) };
+    let with_attention = |side: &str| -> Vec<usize> {
+        (0..channels.len()).filter(|i| shapes.contains_key(&format!("{side}.{i}.attn.0.q.weight"))).collect()
+    };
+    let plain = channels.len() > 1 && !shapes.contains_key("encoder.down.0.downsample.conv.weight");
+    let coder = CoderConfig {
+        in_channels,
+        out_channels,
+        stem_channels: (channels.first() != Some(&stem)).then_some(stem),
+        encoder_blocks: count(&|j| format!("encoder.down.0.block.{j}.conv1.weight")),
+        decoder_blocks: count(&|j| format!("decoder.up.0.block.{j}.conv1.weight")),
+        encoder_attention: with_attention("encoder.down"),
+        decoder_attention: with_attention("decoder.up"),
+        middle_attention: shapes.contains_key("encoder.mid.attn_1.q.weight"),
+        resampling: if plain { Resampling::Plain } else { Resampling::Convolution },
+        bottleneck_channels: (z != latent_channels).then_some(z),
+        latent_channels,
+        channels,
+        ..CoderConfig::default()
+    };
+    let config = match width("quantize.embedding.weight", 0) {
+        Some(codes) if encoded == z => AutoencoderConfig::Vq(VqConfig { codes, coder }),
+        _ => AutoencoderConfig::Kl(coder),
+    };
+    config.validate()?;
+    Ok(Some(config))
 }
 
 /// Names and shapes of a KL or VQ model whose parameters are in `store`. Files may carry `loss.*`, `model_ema.*`, or a whole

@@ -156,12 +156,38 @@ fn levels<'a>(types: impl Iterator<Item = &'a String>, key: &str, [plain, attent
 /// # Errors
 /// If the model has a part that diffusers' class has not.
 pub fn kl_config_json(config: &CoderConfig, size: usize, scaling_factor: f64) -> Result<Value> {
-    expressible(config)?;
+    expressible(config, &[("bottleneck_channels", config.bottleneck() == config.latent_channels, "those of the latent")])?;
+    let mut json = coder_json(config, size, scaling_factor);
+    json["_class_name"] = "AutoencoderKL".into();
+    json["latent_channels"] = config.latent_channels.into();
+    json["use_quant_conv"] = config.quant_conv.into();
+    json["use_post_quant_conv"] = config.post_quant_conv.into();
+    Ok(json)
+}
+
+/// The same of a `VQModel`.
+///
+/// # Errors
+/// If the model has a part that diffusers' class has not.
+pub fn vq_config_json(config: &VqConfig, size: usize, scaling_factor: f64) -> Result<Value> {
+    let coder = &config.coder;
+    let needs = [("quant_conv", coder.quant_conv, "true"), ("post_quant_conv", coder.post_quant_conv, "true")];
+    expressible(coder, &needs)?;
+    let mut json = coder_json(coder, size, scaling_factor);
+    json["_class_name"] = "VQModel".into();
+    json["latent_channels"] = coder.bottleneck().into();
+    json["vq_embed_dim"] = coder.latent_channels.into();
+    json["num_vq_embeddings"] = config.codes.into();
+    json["norm_type"] = "group".into();
+    Ok(json)
+}
+
+/// What both classes have.
+fn coder_json(config: &CoderConfig, size: usize, scaling_factor: f64) -> Value {
     let block = |level: usize, with: &[usize], names: [&str; 2]| names[usize::from(with.contains(&level))].to_string();
     let down = |i: usize| block(i, &config.encoder_attention, ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]);
     let up = |i: usize| block(i, &config.decoder_attention, ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"]);
-    Ok(json!({
-        "_class_name": "AutoencoderKL",
+    json!({
         "in_channels": config.in_channels,
         "out_channels": config.out_channels,
         "down_block_types": (0..config.levels()).map(down).collect::<Vec<_>>(),
@@ -169,26 +195,23 @@ pub fn kl_config_json(config: &CoderConfig, size: usize, scaling_factor: f64) ->
         "block_out_channels": config.channels,
         "layers_per_block": config.encoder_blocks,
         "act_fn": "silu",
-        "latent_channels": config.latent_channels,
         "norm_num_groups": config.norm_groups,
         "sample_size": size,
         "scaling_factor": scaling_factor,
-        "use_quant_conv": config.quant_conv,
-        "use_post_quant_conv": config.post_quant_conv,
         "mid_block_add_attention": config.middle_attention,
-    }))
+    })
 }
 
-fn expressible(config: &CoderConfig) -> Result<()> {
-    let needs: [(&str, bool, &str); 6] = [
+/// `more`: what the class needs beside what both need: the setting, whether it fits, and what would.
+fn expressible(config: &CoderConfig, more: &[(&str, bool, &str)]) -> Result<()> {
+    let needs: [(&str, bool, &str); 5] = [
         ("patch", config.patch == 1, "1"),
         ("decoder_blocks", config.decoder_blocks == config.encoder_blocks + 1, "one more than encoder_blocks"),
         ("resampling", config.resampling == Resampling::Convolution, "\"convolution\""),
         ("tanh_out", !config.tanh_out, "false"),
-        ("bottleneck_channels", config.bottleneck() == config.latent_channels, "those of the latent"),
         ("stem_channels", Some(&config.stem()) == config.channels.first(), "those of level 0"),
     ];
-    match needs.iter().find(|(_, fits, _)| !fits) {
+    match needs.iter().chain(more).find(|(_, fits, _)| !fits) {
         Some((key, _, expected)) => {
             Err(Error::config(format!("model.{key}"), format!("{expected} (diffusers)"), "another value"))
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use strata_nn::params::ParamStore;
 
 use super::KeyMap;
@@ -102,6 +102,25 @@ fn one_width(key: &str, channels: &[usize], levels: usize) -> Result<usize> {
         [first, rest @ ..] if channels.len() == levels && rest.iter().all(|c| c == first) => Ok(*first),
         _ => Err(Error::config(key, format!("{levels} equal widths, as many as blocks"), format!("{channels:?}"))),
     }
+}
+
+/// `config.json` that diffusers loads together with the exported weights. `scaling_factor`: what a pipeline multiplies latents with.
+pub fn config_json(config: &TinyConfig, scaling_factor: f64) -> Value {
+    json!({
+        "_class_name": "AutoencoderTiny",
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "encoder_block_out_channels": vec![config.encoder_channels; config.encoder_blocks.len()],
+        "decoder_block_out_channels": vec![config.decoder_channels; config.decoder_blocks.len()],
+        "act_fn": "relu",
+        "latent_channels": config.latent_channels,
+        "upsampling_scaling_factor": 2,
+        "num_encoder_blocks": config.encoder_blocks,
+        "num_decoder_blocks": config.decoder_blocks.iter().rev().collect::<Vec<_>>(),
+        "latent_magnitude": config.latent_magnitude,
+        "latent_shift": config.latent_shift,
+        "scaling_factor": scaling_factor,
+    })
 }
 
 /// Names and shapes of an `AutoencoderTiny` of `config` whose parameters are in `store`.

@@ -191,6 +191,9 @@ pub struct Encode {
     /// Images to a shard; processes share the work by shards
     #[arg(long, default_value_t = 4096, value_name = "N")]
     pub shard_images: usize,
+    /// Work by tiles of so many pixels: memory does not grow with the image, the result stays the same, but it takes longer
+    #[arg(long, value_name = "PIXELS")]
+    pub tile: Option<usize>,
     /// How squares are made.
     #[command(flatten)]
     pub preparing: Preparing,

@@ -25,7 +25,10 @@ pub fn run(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome> {
     match Origin::of(&file) {
         _ if args.plain => plain(&file, args),
         Origin::StrataAutoencoder(_) => autoencoder(args, context),
-        Origin::Diffusers(class) if class == "AutoencoderKL" => autoencoder(args, context),
+        Origin::Diffusers(class) if ["AutoencoderKL", "VQModel", "AutoencoderTiny"].contains(&class.as_str()) => {
+            autoencoder(args, context)
+        }
+        Origin::CompvisAutoencoder if is_file_name(&args.input) => autoencoder(args, context),
         Origin::Unknown => plain(&file, args),
         other => Err(hinted(
             format!("{}: {} cannot be converted into a model of Strata", args.input.display(), other.describe()),

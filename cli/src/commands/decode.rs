@@ -27,7 +27,7 @@ pub fn run(args: &args::Decode, context: &Context) -> anyhow::Result<Outcome> {
             return Ok(Outcome::Interrupted);
         }
         let rows = first..(first + args.batch).min(count);
-        for (i, image) in rows.clone().zip(decode(&autoencoder, &latents, rows, context)?) {
+        for (i, image) in rows.clone().zip(decode(&autoencoder, &latents, rows, args.tile, context)?) {
             grid::write_png(&image, &args.out.join(format!("{i:06}.png")))?;
         }
         context.progress.advance((first + args.batch).min(count) as u64, "");
@@ -41,6 +41,7 @@ fn decode(
     autoencoder: &LoadedAutoencoder,
     latents: &LatentSet,
     rows: std::ops::Range<usize>,
+    tile: Option<usize>,
     context: &Context,
 ) -> anyhow::Result<Vec<strata_datasets::RgbImage>> {
     let manifest = latents.manifest();
@@ -50,5 +51,5 @@ fn decode(
         means.extend_from_slice(&latents.moments(i)?[..n]);
     }
     let z = Tensor::from_vec(means, (rows.len(), manifest.channels, manifest.height, manifest.width), &context.device)?;
-    Ok(strata_autoencoder::decode_latents(autoencoder, &z)?)
+    Ok(strata_autoencoder::decode_latents(autoencoder, &z, tile)?)
 }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::Context as _;
-use strata_autoencoder::{AutoencoderTraining, EncodeOptions, Encoded, Reconstruction};
+use strata_autoencoder::{AutoencoderTraining, EncodeOptions, Encoded, ReconstructOptions, Reconstruction};
 use strata_datasets::{Dataset, DatasetOptions, LatentManifest, split};
 use strata_diffusion::{
     Error,
@@ -103,8 +103,9 @@ impl Demo<'_> {
         let autoencoder = strata_autoencoder::load(&out, &context.device)?;
         let held_out = split(data, config.held_out_share).held_out;
         let (progress, interrupt) = (context.progress.as_ref(), &context.interrupt);
+        let options = ReconstructOptions { examples: PAIRS, ..ReconstructOptions::default() };
         let reconstruction =
-            strata_autoencoder::reconstruct(&autoencoder, data, &held_out, &config.transform(), PAIRS, progress, interrupt)?;
+            strata_autoencoder::reconstruct(&autoencoder, data, &held_out, &config.transform(), options, progress, interrupt)?;
         grid::write_png(&reconstruction.grid(PAIRS / 2)?, &self.path("reconstructions.png"))?;
         Ok((!context.interrupt.is_set()).then_some((config, reconstruction)))
     }

@@ -6,7 +6,7 @@ use strata_autoencoder::{EncodeOptions, EncodeReport, Encoded, LoadedAutoencoder
 use strata_datasets::{Dataset, LatentManifest, Transform};
 use strata_training::Ranks;
 
-use super::train_diffusion::AUTOENCODER;
+use super::{eval_reconstruction::size_of, train_diffusion::AUTOENCODER};
 use crate::{Outcome, args, context::Context};
 
 /// The command.
@@ -16,7 +16,7 @@ use crate::{Outcome, args, context::Context};
 pub fn run(args: &args::Encode, context: &Context) -> anyhow::Result<Outcome> {
     let autoencoder = strata_autoencoder::load(&args.autoencoder, &context.device)?;
     let data = Dataset::open(&args.data.data, &args.data.reading.options())?;
-    let transform = args.preparing.transform(args.size.unwrap_or(autoencoder.size));
+    let transform = args.preparing.transform(size_of(args.size, &autoencoder)?);
     let options = EncodeOptions {
         batch: args.batch,
         max_bad: args.data.max_bad,
@@ -25,6 +25,7 @@ pub fn run(args: &args::Encode, context: &Context) -> anyhow::Result<Outcome> {
         dtype: args.store_dtype.into(),
         shard_pictures: args.shard_images,
         ranks: Ranks::from_env()?,
+        tile: args.tile,
         ..EncodeOptions::default()
     };
     match encode(&autoencoder, &data, &transform, &options, &args.out, context)? {

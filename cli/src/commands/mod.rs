@@ -9,6 +9,7 @@ pub mod decode;
 pub mod demo;
 pub mod demo_report;
 pub mod encode;
+pub mod eval_reconstruction;
 pub mod inspect;
 pub mod inspect_weights;
 pub mod sample;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use strata_autoencoder::{AutoencoderTraining, TrainSummary};
 use strata_datasets::Dataset;
-use strata_training::RunDir;
+use strata_training::{RunDir, sha256_file};
 use toml::Table;
 
 use super::settings;
@@ -50,8 +50,17 @@ pub fn train(
 ) -> anyhow::Result<TrainSummary> {
     let mut identity = table.clone();
     identity.insert("data".into(), toml::Value::Table(data_identity(data)?));
+    if config.perceptual.weight > 0.0 {
+        identity.insert("perceptual_network".into(), toml::Value::String(perceptual_identity(config)?));
+    }
     let mut run = RunDir::open_changing(out, "autoencoder", &identity, AutoencoderTraining::FREE_KEYS)?;
     Ok(strata_autoencoder::train(config, data, &mut run, &context.device, context.progress.as_ref(), &context.interrupt)?)
+}
+
+/// The weights of the perceptual network, wherever they lie, or what takes their place.
+fn perceptual_identity(config: &AutoencoderTraining) -> anyhow::Result<String> {
+    let file = Path::new(&config.perceptual.file);
+    Ok(if file.is_file() { format!("sha256 {}", sha256_file(file)?) } else { "none: Laplacian pyramids".to_string() })
 }
 
 /// What a run remembers of its data.

@@ -28,6 +28,7 @@ mod fourier;
 mod linear;
 mod loss;
 mod normalization;
+mod pool;
 mod precision;
 mod resample;
 
@@ -44,6 +45,7 @@ pub use fourier::fourier_embedding;
 pub use linear::linear;
 pub use loss::{huber_loss, l1_loss, mse_loss};
 pub use normalization::{Activation, group_norm, layer_norm};
+pub use pool::{PoolConfig, max_pool2d};
 pub use resample::{average_pool2x, concat_channels, upsample_nearest2x};
 
 use candle_core::Tensor;

@@ -1,9 +1,12 @@
 //! Kinds of the area `features`: feature network and image resizing cases.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor, Var};
+use strata_autoencoder::perceptual::{Lpips, LpipsNet};
 use strata_datasets::Resampling;
 use strata_datasets::resize::{Filter, Interpolation, Pixels, resize, resize_float};
 use strata_datasets::rules;
+use strata_nn::weights;
 
 use crate::golden::{Answer, Case, Config};
 
@@ -14,8 +17,44 @@ use crate::golden::{Answer, Case, Config};
 pub fn run(case: &Case) -> Result<Answer> {
     match case.kind.as_str() {
         "image_resize" => image_resize(case),
+        "lpips" => lpips(case),
         other => bail!("`{other}` is no kind of the area features"),
     }
+}
+
+fn lpips(case: &Case) -> Result<Answer> {
+    let config = case.config()?;
+    let net = config.get::<LpipsNet>("net")?;
+    let version = config.get::<String>("version")?;
+    ensure!(version == "0.1", "version {version}, expected 0.1");
+    let (normalize, spatial) = (config.or("normalize", false)?, config.or("spatial", false)?);
+    let heads = case.file(&config.get::<String>("heads")?)?;
+    config.finish()?;
+    let network = Lpips::new(net, &Device::Cpu)?;
+    let mut tensors = case.weights()?;
+    let prefix = format!("{}.", net.name());
+    let of_net = |(name, t): (String, Tensor)| Some((name.strip_prefix(&prefix)?.to_string(), t));
+    tensors.extend(weights::load(&heads, &Device::Cpu)?.tensors.into_iter().filter_map(of_net));
+    network.import(&tensors, &case.name)?;
+    let x0 = Var::from_tensor(&case.input("x0")?)?;
+    let range = |x: &Tensor| if normalize { x.affine(2.0, -1.0) } else { Ok(x.clone()) };
+    let compared = network.compare(&range(x0.as_tensor())?, &range(&case.input("x1")?)?)?;
+    let mut answer = Answer::new();
+    let distance = if spatial {
+        let (_, _, height, width) = x0.as_tensor().dims4()?;
+        compared.spatial(height, width)?
+    } else {
+        for (k, mean) in compared.means()?.into_iter().enumerate() {
+            answer.insert(format!("out.layer{k}"), mean);
+        }
+        compared.distance()?
+    };
+    // Of the sum over the batch; spatial: of the mean over the map.
+    let scalar = if spatial { distance.mean_all()? } else { distance.sum_all()? };
+    let grad = scalar.backward()?.get(&x0).cloned().context("no gradient reaches the picture")?;
+    answer.insert("grad.x0", grad);
+    answer.insert("out.distance", distance);
+    Ok(answer)
 }
 
 fn image_resize(case: &Case) -> Result<Answer> {

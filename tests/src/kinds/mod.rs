@@ -56,7 +56,7 @@ pub fn implementation(kind: &str) -> Option<Run> {
         "dpm_time_steps" | "edm_sigma_grid" | "k_sigma_grids" | "ldm_beta_schedule" | "ldm_ddim_timesteps"
         | "min_snr_weights" | "vp_continuous" | "vp_discrete" | "zero_terminal_snr" => schedules::run,
         "dataset_listing" => data::run,
-        "image_resize" => features::run,
+        "image_resize" | "lpips" => features::run,
         "import_checkpoint" => checkpoints::run,
         _ => return None,
     })
@@ -78,7 +78,6 @@ pub const PENDING: &[&str] = &[
     "t5_encoder",
     // features
     "inception_v3_fid",
-    "lpips",
     // metrics
     "frechet_distance",
     "inception_score",

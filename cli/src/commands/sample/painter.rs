@@ -64,12 +64,12 @@ impl Painter {
     /// If the shape is another.
     pub fn pictures(&self, x: &Tensor) -> anyhow::Result<Vec<RgbImage>> {
         let z = self.model.config().latents.undo(x)?;
-        Ok(strata_autoencoder::decode_latents(&self.autoencoder, &z)?)
+        Ok(strata_autoencoder::decode_latents(&self.autoencoder, &z, None)?)
     }
 
     /// Side of the pictures.
     pub fn size(&self) -> usize {
-        self.model.config().shape[1] * self.autoencoder.model.factor()
+        self.model.config().shape[1] * self.autoencoder.config.factor()
     }
 }
 

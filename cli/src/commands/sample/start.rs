@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use candle_core::Tensor;
-use strata_autoencoder::{Posterior, pictures::to_tensor};
+use strata_autoencoder::pictures::to_tensor;
 use strata_datasets::{Decode, Resampling, RgbImage, Transform, resize::Filter};
 use strata_diffusion::sampling;
 use strata_training::sha256_file;
@@ -58,12 +58,11 @@ fn read(file: &Path, transform: &Transform) -> anyhow::Result<RgbImage> {
     transform.apply(&image).with_context(context)
 }
 
-/// The scaled latent [C, H, W] of a picture: the mode of its posterior.
+/// The scaled latent [C, H, W] of a picture: the mode of its posterior, or what comes before the codebook.
 fn encode(painter: &Painter, image: &RgbImage) -> anyhow::Result<Tensor> {
     let autoencoder = &painter.autoencoder;
     let x = to_tensor(&image.pixels, 1, image.width, autoencoder.store.device())?;
-    let posterior = Posterior::new(&autoencoder.model.encode_moments(&x)?)?;
-    Ok(painter.model.config().latents.apply(posterior.mode())?.squeeze(0)?)
+    Ok(painter.model.config().latents.apply(&autoencoder.model.encode(&x)?)?.squeeze(0)?)
 }
 
 /// Which pixels stay: those that are darker than the middle. Cropped as the picture is, without blending.
@@ -83,7 +82,7 @@ fn kept_pixels(file: &Path, transform: &Transform) -> anyhow::Result<Vec<bool>> 
 
 /// [1, H, W]: 1 for the latents of whose pixels all stay.
 fn latent_mask(kept: &[bool], painter: &Painter) -> anyhow::Result<Tensor> {
-    let (size, factor) = (painter.size(), painter.autoencoder.model.factor());
+    let (size, factor) = (painter.size(), painter.autoencoder.config.factor());
     let side = size / factor;
     let cell = |i: usize| {
         let (top, left) = (i / side * factor, i % side * factor);

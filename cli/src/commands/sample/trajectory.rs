@@ -66,7 +66,9 @@ impl Trajectory {
         let steps = self.seen.values().map(Vec::len).max().unwrap_or(0);
         // A sample that took fewer steps than the others waits for them.
         let at = |i: usize| self.seen.values().filter_map(|p| p.get(i).or(p.last()).cloned()).collect::<Vec<_>>();
-        let frames: Vec<RgbImage> = (0..steps).map(|i| grid::tile(&at(i), grid::square(self.seen.len()))).collect();
+        let columns = grid::square(self.seen.len());
+        let frame = |i| strata_autoencoder::pictures::grid(&at(i).iter().collect::<Vec<_>>(), columns);
+        let frames = (0..steps).map(frame).collect::<Result<Vec<RgbImage>, _>>()?;
         let (width, height) = frames.first().map_or((0, 0), |f| (f.width, f.height));
         let (width, height) = (u16::try_from(width)?, u16::try_from(height)?);
         let mut bytes = Vec::new();

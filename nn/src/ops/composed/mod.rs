@@ -7,4 +7,5 @@ pub(super) mod fir;
 pub(super) mod linear;
 pub(super) mod loss;
 pub(super) mod normalization;
+pub(super) mod pool;
 pub(super) mod resample;

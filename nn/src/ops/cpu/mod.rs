@@ -13,6 +13,7 @@ pub(super) mod kernel;
 pub(super) mod layer_norm;
 pub(super) mod linear;
 pub(super) mod loss;
+pub(super) mod pool;
 mod reduce;
 pub(super) mod resample;
 mod scratch;
