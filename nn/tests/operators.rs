@@ -190,7 +190,6 @@ fn losses() {
 }
 
 #[test]
-<<<<<<< HEAD
 fn dropout_has_the_masks_of_its_key() {
     use strata_nn::random::Key;
     for (n, p) in [(1, 0.5), (4095, 0.1), (4097, 0.7), (10_000, 0.999)] {
@@ -201,7 +200,9 @@ fn dropout_has_the_masks_of_its_key() {
         assert!(kept == expected, "{n} elements, p = {p}");
     }
     check("dropout", &|a| ops::dropout(&a[0], 0.3, Key::new(1, "d")), &normal(&[&[70, 90]], 1.0));
-=======
+}
+
+#[test]
 fn max_pooling() {
     let pool = |kernel, stride, padding, ceil| ops::PoolConfig { kernel, stride, padding, ceil };
     for config in [pool(2, 2, 0, false), pool(3, 2, 0, false), pool(3, 2, 0, true), pool(3, 1, 1, false), pool(3, 2, 1, true)] {
@@ -217,5 +218,4 @@ fn max_pooling() {
     refuses(ops::max_pool2d(&zeros(&[1, 2, 9, 1]), pool(3, 2, 0, false)), &["max_pool2d", "`x`", "at least 3", "[1, 2, 9, 1]"]);
     refuses(ops::max_pool2d(&zeros(&[1, 9, 1]), pool(3, 2, 0, false)), &["max_pool2d", "`x`", "[1, 9, 1]"]);
     refuses(ops::max_pool2d(&zeros(&[1, 9, 9, 1]), pool(3, 0, 0, false)), &["max_pool2d", "`config`", "stride"]);
->>>>>>> c2fa519 (Train codebooks and against a discriminator, measure and convert autoencoders, work on large images by tiles)
 }
