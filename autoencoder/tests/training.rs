@@ -9,8 +9,8 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use common::{StopAt, assert_same_bits, complete, pictures_in, tempdir_in, train_in, values};
 use strata_autoencoder::{
-    AutoencoderKl, AutoencoderTiny, AutoencoderTraining, EncodeOptions, KlConfig, Posterior, ReconstructOptions, TinyConfig,
-    VqConfig, VqModel, encode, export_diffusers, load, pictures, reconstruct, save,
+    AutoencoderKl, AutoencoderTiny, AutoencoderTraining, EncodeOptions, Encoded, KlConfig, Posterior, ReconstructOptions,
+    TinyConfig, VqConfig, VqModel, encode, export_diffusers, load, pictures, reconstruct, save,
 };
 use strata_datasets::{LatentSet, Transform};
 use strata_nn::{params::ParamStore, random::Key, weights};
