@@ -120,7 +120,7 @@ fn an_interrupted_encoding_goes_on() {
         fn finish(&self) {}
     }
     let encode_into = |name: &str, progress: &dyn Progress, stop: &Interrupt| {
-        encode(&ae, &data, &Transform::new(16), &options, &dir.path().join(name), progress, stop).unwrap().manifest()
+        encode(&ae, &data, &Transform::new(16), &options, &dir.path().join(name), progress, stop).unwrap()
     };
     let stop = Interrupt::default();
     assert_eq!(encode_into("parts", &AfterTwo(stop.clone()), &stop).outcome, Encoded::Interrupted);
