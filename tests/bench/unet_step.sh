@@ -1,6 +1,6 @@
 #!/bin/sh
 # Training steps of the published U-Nets and the cost of routing a mixed batch, on the CPU. Prints a JSON line for each. The full
-# CelebA-HQ network needs about 16 GiB of memory: leave it out with --small.
+# CelebA-HQ network needs about 9 GiB of memory: leave it out with --small.
 set -eu
 cd "$(dirname "$0")/../.."
 cargo build --release --quiet -p strata-diffusion --example unet_step
