@@ -7,7 +7,6 @@ mod common;
 use std::path::Path;
 
 use common::{pictures, refusal, strata};
-use strata_datasets::{LatentItem, LatentKind, LatentManifest, LatentWriter};
 
 /// `strata stages` on the emoji at 8 pixels, a few samples.
 fn emoji(folder: &Path, more: &[&str]) -> assert_cmd::Command {
@@ -137,34 +136,4 @@ fn cli_stages_explains_degenerate_pictures() {
     let output = run("mixed").output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && stderr.contains("1 of 7 points are duplicates"), "{stderr}");
-}
-
-#[test]
-fn cli_stages_locates_a_value_that_is_not_finite() {
-    let dir = tempfile::tempdir().unwrap();
-    let manifest = LatentManifest {
-        channels: 1,
-        height: 2,
-        width: 2,
-        kind: LatentKind::Continuous,
-        scale: vec![1.0],
-        shift: vec![0.0],
-        pictures: 9,
-        pictures_per_shard: 4,
-        ..LatentManifest::default()
-    };
-    let writer = LatentWriter::create(&dir.path().join("latents"), manifest).unwrap();
-    for mut shard in writer.missing(0, 1).unwrap() {
-        for i in shard.remaining() {
-            let broken = if i == 6 { f32::NAN } else { 0.5 };
-            let (moments, key) = ([i as f32, 1.0, broken, -1.0], i.to_string());
-            shard.push(LatentItem { moments: &moments, label: None, key: &key, caption: None, attributes: &[] }).unwrap();
-            shard.advance(1);
-        }
-        shard.finish().unwrap();
-    }
-    writer.finish(0).unwrap();
-    let stderr = refusal(strata(dir.path()).args(["stages", "--latents", "latents", "--out", "stages.toml"]));
-    assert!(stderr.contains("NaN at coordinate 2 of point 6"), "{stderr}");
-    assert!(!dir.path().join("stages.toml").exists());
 }
