@@ -9,9 +9,12 @@ use common::{StopAt, assert_same_bits, complete, files, pictures_in, tempdir_in,
 use strata_autoencoder::{
     AdversarialTraining, AutoencoderTraining, CodebookTraining, EncodeOptions, Kind, KlConfig, PerceptualTraining, TinyConfig,
     adversarial::{DiscriminatorConfig, GanLoss},
-    encode, load, train, weight_file,
+    encode, load,
+    perceptual::LpipsNet,
+    train, weight_file,
 };
 use strata_datasets::{LatentKind, LatentSet, Transform};
+use strata_nn::{random::Key, weights};
 use strata_training::{Interrupt, NoProgress, RunDir, run::read_stats};
 
 /// Everything at once, as small as it gets.
@@ -177,4 +180,36 @@ fn a_damaged_checkpoint_is_refused_and_left_alone() {
     let message = result.unwrap_err().to_string();
     assert!(message.contains("damaged checkpoint") && message.contains("000000000004"), "{message}");
     assert!(file.is_file());
+}
+
+/// AlexNet with random weights, as torchvision names them.
+fn write_alexnet(path: &std::path::Path) {
+    let shapes: [(usize, [usize; 4]); 5] =
+        [(0, [64, 3, 11, 11]), (3, [192, 64, 5, 5]), (6, [384, 192, 3, 3]), (8, [256, 384, 3, 3]), (10, [256, 256, 3, 3])];
+    let mut tensors = Vec::new();
+    for (number, shape) in shapes {
+        let fan_in: usize = shape[1..].iter().product();
+        let weight = Key::new(number as u64, "alexnet").normal_tensor(&shape[..], &Device::Cpu).unwrap();
+        tensors.push((format!("features.{number}.weight"), (weight / (fan_in as f64).sqrt()).unwrap()));
+        let bias = candle_core::Tensor::zeros(shape[0], candle_core::DType::F32, &Device::Cpu).unwrap();
+        tensors.push((format!("features.{number}.bias"), bias));
+    }
+    weights::save(path, &tensors, &Default::default()).unwrap();
+}
+
+#[test]
+fn a_network_judges_where_its_weights_are_at_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures_in(&tempdir_in(dir.path(), "data"), 12);
+    let file = dir.path().join("alexnet.safetensors");
+    write_alexnet(&file);
+    let perceptual = |name: &str, file: String| -> f64 {
+        let mut config = AutoencoderTraining { images: 16, ..everything(Kind::Kl) };
+        config.perceptual = PerceptualTraining { weight: 0.5, net: LpipsNet::Alex, file };
+        let run = dir.path().join(name);
+        train_in(&run, &config, &data, &NoProgress, &Interrupt::default());
+        read_stats(&run).unwrap()[0]["perceptual"].as_f64().unwrap()
+    };
+    let (network, fallback) = (perceptual("network", file.display().to_string()), perceptual("fallback", String::new()));
+    assert!(network.is_finite() && network > 0.0 && (network - fallback).abs() > 1e-6, "{network} {fallback}");
 }

@@ -106,8 +106,9 @@ impl Lpips {
     /// # Errors
     /// One error that lists every missing and mis-shaped tensor; then nothing is changed.
     pub fn import(&self, tensors: &HashMap<String, Tensor>, origin: &str) -> Result<()> {
-        let mut ours: HashMap<String, Tensor> =
-            self.heads.iter().map(|head| (head.name().to_string(), head.var().as_detached_tensor())).collect();
+        // A copy, since a variable cannot be set to itself.
+        let kept = |head: &Parameter| Ok((head.name().to_string(), head.var().as_detached_tensor().copy()?));
+        let mut ours = self.heads.iter().map(kept).collect::<Result<HashMap<String, Tensor>>>()?;
         for (name, t) in tensors {
             if let Some(name) = ours_of(name) {
                 let t = if name.starts_with("heads.") { t.flatten_all()? } else { t.clone() };
