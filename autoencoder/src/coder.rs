@@ -66,7 +66,7 @@ impl Encoder {
         precision::leave(&self.conv_out.forward(&self.norm_out.forward_silu(&self.middle.forward(h)?)?)?)
     }
 
-    /// The same for one image, by tiles of about `side` pixels. The lowest level, and all from the first with attention on, run
+    /// The same for one image in float32, by tiles of about `side` pixels. The lowest level, and all from the first with attention on, run
     /// whole.
     pub(crate) fn forward_tiled(&self, x: &Tensor, side: usize) -> crate::Result<Tensor> {
         let tiled = self.levels.iter().take_while(|(chain, down)| chain.is_local() && down.is_some()).count();
@@ -77,7 +77,7 @@ impl Encoder {
             segment.extend(down.iter().map(Op::Down));
             segments.push(segment);
         }
-        let mut h = tiled::run(&segments, precision::enter(&fold(x, self.patch)?)?, side / self.patch)?;
+        let mut h = tiled::run(&segments, fold(x, self.patch)?, side / self.patch)?;
         for (chain, down) in &self.levels[tiled..] {
             h = chain.forward(&h)?;
             if let Some(down) = down {
@@ -141,10 +141,10 @@ impl Decoder {
         if self.tanh_out { Ok(y.tanh()?) } else { Ok(y) }
     }
 
-    /// The whole of it for one latent, by tiles of about `side` pixels. The lowest level, and all up to the last with attention, run
+    /// The whole of it for one latent in float32, by tiles of about `side` pixels. The lowest level, and all up to the last with attention, run
     /// whole.
     pub(crate) fn forward_tiled(&self, z: &Tensor, side: usize) -> crate::Result<Tensor> {
-        let mut h = self.middle.forward(&self.conv_in.forward(&precision::enter(z)?)?)?;
+        let mut h = self.middle.forward(&self.conv_in.forward(z)?)?;
         let whole = self.levels.iter().rposition(|(chain, _)| !chain.is_local()).map_or(0, |last| last + 1);
         let mut segment = Segment::new();
         let mut segments = Vec::new();
@@ -164,7 +164,7 @@ impl Decoder {
             }
         }
         segments.push(segment);
-        let y = precision::leave(&unfold(&tiled::run(&segments, h, side / self.patch)?, self.patch)?)?;
+        let y = unfold(&tiled::run(&segments, h, side / self.patch)?, self.patch)?;
         if self.tanh_out { Ok(y.tanh()?) } else { Ok(y) }
     }
 

@@ -115,7 +115,7 @@ pub struct Output {
     /// Put the pictures into samples.zip, too
     #[arg(long)]
     pub zip: bool,
-    /// Put the pictures into samples.npz, too: arr_0 [N, H, W, 3] of bytes, and with classes arr_1 [N]
+    /// Put the pictures into samples.npz, too: `arr_0` of shape `[N, H, W, 3]`, and with classes `arr_1` of shape `[N]`
     #[arg(long)]
     pub npz: bool,
 }

@@ -23,8 +23,8 @@ pub fn zip(folder: &Folder, seeds: &[u64]) -> anyhow::Result<()> {
     })
 }
 
-/// Writes the pixels of `seeds`, which must be of one size, to `samples.npz` as `arr_0`, uint8 [N, H, W, 3]; and where all have a label,
-/// `arr_1`, int64 [N].
+/// Writes the pixels of `seeds`, which must be of one size, to `samples.npz` as `arr_0`, uint8 `[N, H, W, 3]`; and where all have a label,
+/// `arr_1`, int64 `[N]`.
 ///
 /// # Errors
 /// If a picture cannot be read or is of another size, or the file cannot be written.
