@@ -24,7 +24,10 @@ fn cli_inspect_shows_what_a_foreign_file_is() {
     let folder = tempfile::tempdir().unwrap();
     for (file, parts) in [
         ("lightning_ldm_ckpt/model.ckpt", ["latent diffusion model", "global_step: 1234", "averaged weights: 22 parameters"]),
-        ("edm_snapshot_pkl/network-snapshot-000100.pkl", ["EDM", "ema._init_kwargs.model_type: SongUNet", "16x16_conv  (2 tensors"]),
+        (
+            "edm_snapshot_pkl/network-snapshot-000100.pkl",
+            ["EDM", "ema._init_kwargs.model_type: SongUNet", "16x16_conv  (2 tensors"],
+        ),
         ("score_sde_pth/checkpoint_8.pth", ["score-SDE", "ema.decay: 0.9999", "54 tensors"]),
         ("safetensors_sharded/model.safetensors.index.json", ["sharded", "unknown network", "layer0.weight  F32 [16, 20]"]),
         ("diffusers_pipeline_tiny/repo", ["UNet2DConditionModel", "AutoencoderKL", "quant_conv"]),
