@@ -211,6 +211,13 @@ fn a_start_is_kept_by_its_mask_and_left_by_its_strength() {
         assert!(columns(false).any(|i| (sample[i] - known[i]).abs() > 0.1), "the rest is drawn");
     }
     assert_eq!(with(1.0, None), draw(&model, &plain), "from noise alone");
+    let levels = |strength: f64| {
+        let start = Some(Start { x0: x0.clone(), strength, mask: None });
+        SampleOptions { start, ..plain.clone() }.sigmas(&model).unwrap()
+    };
+    let all = plain.sigmas(&model).unwrap();
+    assert_eq!(all.len(), 7);
+    assert_eq!([levels(0.17), levels(0.5), levels(1.0)], [&all[5..], &all[3..], &all[..]], "the last of the levels");
     let mean_change = |x: Vec<f32>| x.iter().zip(known.iter().cycle()).map(|(a, b)| f64::from((a - b).abs())).sum::<f64>();
     let changes = [0.17, 0.5, 1.0].map(|strength| mean_change(with(strength, None)));
     assert!(changes[0] < changes[1] && changes[1] < changes[2], "{changes:?}");
