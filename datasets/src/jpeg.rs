@@ -177,16 +177,7 @@ impl ScanState<'_> {
     fn ac_sequential(&mut self, table: &Huffman) -> Result<(), String> {
         let mut k = 1;
         while k < 64 {
-            let symbol = self.bits.symbol(table)?;
-            let (run, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
-            match (run, size) {
-                (15, 0) => k += 16,
-                (_, 0) => return Ok(()),
-                _ => {
-                    k += run + 1;
-                    self.bits.skip(size)?;
-                }
-            }
+            k += self.bits.coefficients(table)?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::order::mix;
 use crate::picture::RgbImage;
 use crate::resize::{Filter, Interpolation, Pixels, resize, resize_opencv};
-use crate::rules::{center_crop, center_square, smallest_side};
+use crate::rules::{center_crop, smallest_side};
 use crate::{Error, Result};
 
 /// What is kept of a picture that is no square.
@@ -161,18 +161,13 @@ impl Transform {
 
     /// The same; where a random crop lies is a function of `draw`. Errors as [`Transform::apply`].
     pub fn apply_drawn(&self, image: &RgbImage, draw: u64) -> Result<RgbImage> {
-        let (width, height) = (image.width, image.height);
-        if self.crop == Crop::Center && (width, height) == (self.size, self.size) && width > 0 {
-            return Ok(image.clone());
-        }
-        let pixels = Pixels { width, height, channels: 3, data: image.pixels.clone() };
         let out = match self.crop {
-            Crop::Center => self.resize(&center_square(&pixels)?, self.size, self.size)?,
-            Crop::Squash => self.resize(&pixels, self.size, self.size)?,
-            Crop::Celeba => self.resize(&center_crop(&pixels, CELEBA_SIDE)?, self.size, self.size)?,
-            Crop::SmallestSide => center_crop(&self.smaller_side(&pixels)?, self.size)?,
+            Crop::Center => self.resize(&middle(image, image.width.min(image.height))?, self.size, self.size)?,
+            Crop::Squash => self.resize(&pixels(image), self.size, self.size)?,
+            Crop::Celeba => self.resize(&middle(image, CELEBA_SIDE)?, self.size, self.size)?,
+            Crop::SmallestSide => center_crop(&self.smaller_side(image)?, self.size)?,
             Crop::Random => {
-                let scaled = self.smaller_side(&pixels)?;
+                let scaled = self.smaller_side(image)?;
                 let room = |side: usize, bits: u64| (bits % (side - self.size + 1) as u64) as usize;
                 let (x, y) = (room(scaled.width, mix(draw)), room(scaled.height, mix(draw ^ 1)));
                 scaled.crop(x, y, self.size, self.size)?
@@ -181,9 +176,9 @@ impl Transform {
         Ok(RgbImage { width: out.width, height: out.height, pixels: out.data })
     }
 
-    fn smaller_side(&self, pixels: &Pixels) -> Result<Pixels> {
-        let (width, height) = smallest_side(pixels.width, pixels.height, self.size);
-        self.resize(pixels, width, height)
+    fn smaller_side(&self, image: &RgbImage) -> Result<Pixels> {
+        let (width, height) = smallest_side(image.width, image.height, self.size);
+        self.resize(&pixels(image), width, height)
     }
 
     fn resize(&self, pixels: &Pixels, width: usize, height: usize) -> Result<Pixels> {
@@ -192,6 +187,24 @@ impl Transform {
             Resampling::OpenCv(interpolation) => resize_opencv(pixels, width, height, interpolation),
         }
     }
+}
+
+fn pixels(image: &RgbImage) -> Pixels {
+    Pixels { width: image.width, height: image.height, channels: 3, data: image.pixels.clone() }
+}
+
+/// The centred square of side `size`, as [`center_crop`] but without a copy of the rest.
+fn middle(image: &RgbImage, size: usize) -> Result<Pixels> {
+    if size == 0 || image.width < size || image.height < size {
+        let got = format!("{}x{}", image.width, image.height);
+        return Err(Error::argument("picture", format!("at least {size}x{size} to crop from"), got));
+    }
+    let (left, top) = ((image.width - size) / 2, (image.height - size) / 2);
+    let mut data = Vec::with_capacity(size * size * 3);
+    for row in image.pixels.chunks_exact(image.width * 3).skip(top).take(size) {
+        data.extend_from_slice(&row[left * 3..(left + size) * 3]);
+    }
+    Ok(Pixels { width: size, height: size, channels: 3, data })
 }
 
 #[cfg(test)]
@@ -234,8 +247,7 @@ mod tests {
     }
 
     fn window(image: &RgbImage, x: usize) -> Result<RgbImage> {
-        let pixels = Pixels { width: image.width, height: image.height, channels: 3, data: image.pixels.clone() };
-        let out = pixels.crop(x, 0, image.height, image.height)?;
+        let out = pixels(image).crop(x, 0, image.height, image.height)?;
         Ok(RgbImage { width: out.width, height: out.height, pixels: out.data })
     }
 

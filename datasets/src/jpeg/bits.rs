@@ -8,6 +8,8 @@ const QUICK: u32 = 9;
 pub(super) struct Huffman {
     /// For each prefix of `QUICK` bits: length (0: longer) and symbol.
     quick: Vec<(u8, u8)>,
+    /// The same for coefficients of a sequential scan: bits of code and value, and how many coefficients they stand for.
+    steps: Vec<(u8, u8)>,
     /// For each length: the first code beyond that length, aligned to 16 bits.
     limit: [u32; 17],
     /// For each length: index of its first symbol minus its first code.
@@ -18,7 +20,8 @@ pub(super) struct Huffman {
 impl Huffman {
     /// From the number of codes per length 1 to 16 and the symbols in order of their codes.
     pub(super) fn new(counts: &[u8], symbols: &[u8]) -> Result<Self, String> {
-        let mut table = Self { quick: vec![(0, 0); 1 << QUICK], limit: [0; 17], offset: [0; 17], symbols: symbols.to_vec() };
+        let none = vec![(0, 0); 1 << QUICK];
+        let mut table = Self { quick: none.clone(), steps: none, limit: [0; 17], offset: [0; 17], symbols: symbols.to_vec() };
         let (mut code, mut index) = (0u32, 0usize);
         for length in 1..=16u32 {
             let n = u32::from(counts[length as usize - 1]);
@@ -40,7 +43,9 @@ impl Huffman {
     fn remember(&mut self, code: u32, length: u32, symbol: u8) {
         if length <= QUICK {
             let start = (code << (QUICK - length)) as usize;
-            self.quick[start..start + (1 << (QUICK - length))].fill((length as u8, symbol));
+            let codes = start..start + (1 << (QUICK - length));
+            self.quick[codes.clone()].fill((length as u8, symbol));
+            self.steps[codes].fill(step(length as u8, symbol));
         }
     }
 
@@ -53,6 +58,16 @@ impl Huffman {
         let length = (QUICK as usize + 1..=16).find(|&l| window < self.limit[l])?;
         let index = (window >> (16 - length)) as i32 + self.offset[length];
         Some((length as u32, *self.symbols.get(usize::try_from(index).ok()?)?))
+    }
+}
+
+/// What a code of `length` bits means among the coefficients of a sequential scan (T.81, F.1.2.2): the bits that it and its
+/// value take, and the coefficients that it stands for; the end of the block stands for all.
+fn step(length: u8, symbol: u8) -> (u8, u8) {
+    match (symbol >> 4, symbol & 15) {
+        (15, 0) => (length, 16),
+        (_, 0) => (length, 64),
+        (run, size) => (length + size, run + 1),
     }
 }
 
@@ -71,6 +86,16 @@ impl<'a> Bits<'a> {
 
     /// Takes in bytes while there is room and no marker.
     fn fill(&mut self) {
+        if let Some(next) = self.data.get(self.position..).and_then(|rest| rest.first_chunk::<8>()) {
+            let word = u64::from_be_bytes(*next);
+            if !has_byte_ff(word) {
+                let bytes = (63 - self.left) / 8;
+                self.buffer = self.buffer << (8 * bytes) | word >> 1 >> (63 - 8 * bytes);
+                self.position += bytes as usize;
+                self.left += 8 * bytes;
+                return;
+            }
+        }
         while self.left <= 48 {
             let Some(&byte) = self.data.get(self.position) else { return };
             if byte == 0xFF {
@@ -86,13 +111,30 @@ impl<'a> Bits<'a> {
     }
 
     pub(super) fn symbol(&mut self, table: &Huffman) -> Result<u8, String> {
-        if self.left < 16 {
+        let (length, symbol) = table.find(self.window()).ok_or("a code that no Huffman table has")?;
+        self.take(length)?;
+        Ok(symbol)
+    }
+
+    /// Passes the next code of a sequential scan's coefficients and its value; answers how many coefficients it stands for.
+    pub(super) fn coefficients(&mut self, table: &Huffman) -> Result<usize, String> {
+        let window = self.window();
+        let (mut bits, mut count) = table.steps[(window >> (16 - QUICK)) as usize];
+        if bits == 0 {
+            let (length, symbol) = table.find(window).ok_or("a code that no Huffman table has")?;
+            (bits, count) = step(length as u8, symbol);
+        }
+        self.skip(u32::from(bits))?;
+        Ok(usize::from(count))
+    }
+
+    /// The next 16 bits; zeros after the last.
+    fn window(&mut self) -> u32 {
+        if self.left < 32 {
             self.fill();
         }
         let window = if self.left >= 16 { self.buffer >> (self.left - 16) } else { self.buffer << (16 - self.left) };
-        let (length, symbol) = table.find(window as u32 & 0xFFFF).ok_or("a code that no Huffman table has")?;
-        self.take(length)?;
-        Ok(symbol)
+        window as u32 & 0xFFFF
     }
 
     pub(super) fn skip(&mut self, n: u32) -> Result<(), String> {
@@ -137,4 +179,10 @@ impl<'a> Bits<'a> {
         }
         at
     }
+}
+
+/// Whether one of the eight bytes is 0xFF.
+fn has_byte_ff(word: u64) -> bool {
+    let inverse = !word;
+    inverse.wrapping_sub(0x0101_0101_0101_0101) & word & 0x8080_8080_8080_8080 != 0
 }
