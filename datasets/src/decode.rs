@@ -5,7 +5,7 @@ use std::io::Cursor;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use serde::{Deserialize, Serialize};
 
-use crate::jpeg;
+use crate::jpeg::{self, Jpeg};
 use crate::picture::{Alpha, RgbImage, StoredImage};
 
 /// How pictures are decoded.
@@ -57,11 +57,14 @@ impl Decode {
         }
         let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
         let format = reader.format().ok_or("not a picture in a known format")?;
+        if format == ImageFormat::Jpeg {
+            let jpeg = Jpeg::read(bytes)?;
+            self.check_size(jpeg.dimensions(), jpeg.total_bytes(), bytes.len() as u64)?;
+            jpeg::check(bytes)?;
+            return jpeg.stored();
+        }
         let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
         self.check_size(decoder.dimensions(), decoder.total_bytes(), bytes.len() as u64)?;
-        if format == ImageFormat::Jpeg {
-            jpeg::check(bytes)?;
-        }
         let orientation = decoder.orientation().map_or(1, image::metadata::Orientation::to_exif);
         let image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
         Ok(to_stored(image, orientation))

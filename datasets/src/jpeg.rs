@@ -1,10 +1,13 @@
-//! Whether a JPEG's scans are complete.
+//! JPEG files: pixels, and whether the scans are complete.
 //!
-//! Decoders made for viewing fill what a damaged scan does not give, and say nothing. This walks the entropy-coded data
+//! Decoders made for viewing fill what a damaged scan does not give, and say nothing. [`check`] walks the entropy-coded data
 //! (ITU-T T.81, annexes F and G) without computing pixels, and reports a scan that ends before its last block.
 
 mod bits;
 mod header;
+mod pixels;
+
+pub(crate) use pixels::Jpeg;
 
 use bits::{Bits, Huffman};
 use header::{Component, Frame, Scan, Segments};
@@ -148,7 +151,7 @@ impl Walk {
         let ac_table = self.ac[ac].as_ref();
         if !self.frame.as_ref().is_some_and(|f| f.progressive) {
             state.dc(dc_table.ok_or("no DC table")?)?;
-            return state.ac_sequential(ac_table.ok_or("no AC table")?);
+            return state.bits.coefficients(ac_table.ok_or("no AC table")?);
         }
         if scan.first == 0 {
             return if scan.refines { state.bits.skip(1) } else { state.dc(dc_table.ok_or("no DC table")?) };
@@ -172,14 +175,6 @@ impl ScanState<'_> {
             return Err("a DC difference of more than 16 bits".into());
         }
         self.bits.skip(u32::from(size))
-    }
-
-    fn ac_sequential(&mut self, table: &Huffman) -> Result<(), String> {
-        let mut k = 1;
-        while k < 64 {
-            k += self.bits.coefficients(table)?;
-        }
-        Ok(())
     }
 
     fn ac_first(&mut self, table: &Huffman, scan: &Scan, history: &mut u64) -> Result<(), String> {

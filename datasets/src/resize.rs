@@ -149,47 +149,92 @@ fn two_passes(image: &Pixels, width: usize, height: usize, filter: Filter, [x0, 
 }
 
 fn horizontal(image: &Pixels, taps: &Taps) -> Pixels {
+    let arch = pulp::Arch::new();
     let data = match image.channels {
-        1 => horizontal_of::<1>(image, taps),
-        2 => horizontal_of::<2>(image, taps),
-        3 => horizontal_of::<3>(image, taps),
-        _ => horizontal_of::<4>(image, taps),
+        1 => arch.dispatch(Across::<1> { image, taps }),
+        2 => arch.dispatch(Across::<2> { image, taps }),
+        3 => arch.dispatch(Across::<3> { image, taps }),
+        _ => arch.dispatch(Across::<4> { image, taps }),
     };
     Pixels { width: taps.outputs(), data, ..*image }
 }
 
-fn horizontal_of<const C: usize>(image: &Pixels, taps: &Taps) -> Vec<u8> {
-    let mut data = Vec::with_capacity(image.height * taps.outputs() * C);
-    for row in image.data.chunks_exact(image.width * C) {
-        for o in 0..taps.outputs() {
-            let (first, weights) = taps.quantised(o);
-            let mut sums = [taps::HALF; C];
-            for (pixel, &k) in row[first * C..].chunks_exact(C).zip(weights) {
-                for c in 0..C {
-                    sums[c] += i32::from(pixel[c]) * k;
-                }
-            }
-            data.extend(sums.map(taps::to_8_bits));
-        }
-    }
-    data
+fn vertical(image: &Pixels, taps: &Taps) -> Pixels {
+    Pixels { height: taps.outputs(), data: pulp::Arch::new().dispatch(Down { image, taps }), ..*image }
 }
 
-fn vertical(image: &Pixels, taps: &Taps) -> Pixels {
-    let row_bytes = image.width * image.channels;
-    let mut data = Vec::with_capacity(taps.outputs() * row_bytes);
-    let mut sums = vec![0i32; row_bytes];
-    for o in 0..taps.outputs() {
-        let (first, weights) = taps.quantised(o);
-        sums.fill(taps::HALF);
-        for (row, &k) in image.data[first * row_bytes..].chunks_exact(row_bytes).zip(weights) {
-            for (sum, &v) in sums.iter_mut().zip(row) {
-                *sum += i32::from(v) * k;
+/// The horizontal pass over rows of C channels, compiled for the vectors that the processor has. A pixel is widened to four
+/// numbers, a vector, whatever its channels.
+struct Across<'a, const C: usize> {
+    image: &'a Pixels,
+    taps: &'a Taps,
+}
+
+impl<const C: usize> pulp::WithSimd for Across<'_, C> {
+    type Output = Vec<u8>;
+
+    #[inline(always)] // else it is compiled for the oldest processor
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Vec<u8> {
+        let Self { image, taps } = self;
+        let mut data = vec![0; image.height * taps.outputs() * C];
+        let mut wide = vec![[0i32; 4]; image.width];
+        let mut narrow = vec![[0u8; 4]; taps.outputs()];
+        let rows = image.data.chunks_exact(image.width * C).zip(data.chunks_exact_mut(taps.outputs() * C));
+        for (row, out) in rows {
+            for (wide, pixel) in wide.iter_mut().zip(row.chunks_exact(C)) {
+                for c in 0..C {
+                    wide[c] = i32::from(pixel[c]);
+                }
+            }
+            for (o, narrow) in narrow.iter_mut().enumerate() {
+                let (first, weights) = taps.quantised(o);
+                let mut sums = [taps::HALF; 4];
+                for (pixel, &k) in wide[first..].iter().zip(weights) {
+                    for c in 0..4 {
+                        sums[c] += pixel[c] * k;
+                    }
+                }
+                for c in 0..4 {
+                    narrow[c] = taps::to_8_bits(sums[c]);
+                }
+            }
+            for (out, narrow) in out.chunks_exact_mut(C).zip(&narrow) {
+                out.copy_from_slice(&narrow[..C]);
             }
         }
-        data.extend(sums.iter().map(|&s| taps::to_8_bits(s)));
+        data
     }
-    Pixels { height: taps.outputs(), data, ..*image }
+}
+
+/// The vertical pass, likewise.
+struct Down<'a> {
+    image: &'a Pixels,
+    taps: &'a Taps,
+}
+
+impl pulp::WithSimd for Down<'_> {
+    type Output = Vec<u8>;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Vec<u8> {
+        let Self { image, taps } = self;
+        let row_bytes = image.width * image.channels;
+        let mut data = vec![0; taps.outputs() * row_bytes];
+        let mut sums = vec![0i32; row_bytes];
+        for (o, out) in data.chunks_exact_mut(row_bytes).enumerate() {
+            let (first, weights) = taps.quantised(o);
+            sums.fill(taps::HALF);
+            for (row, &k) in image.data[first * row_bytes..].chunks_exact(row_bytes).zip(weights) {
+                for (sum, &v) in sums.iter_mut().zip(row) {
+                    *sum += i32::from(v) * k;
+                }
+            }
+            for (out, &sum) in out.iter_mut().zip(&sums) {
+                *out = taps::to_8_bits(sum);
+            }
+        }
+        data
+    }
 }
 
 fn premultiply(rgba: &mut [u8]) {

@@ -76,12 +76,15 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--layout", choices=["folder", "zip"], action="append", help="only this one")
     args = parser.parse_args()
     torch.set_num_threads(1)
     archive(args.data / "folder/img_align_celeba", args.data / "zip/img_align_celeba.zip")
     print("| layout | ours images/s | PyTorch images/s | ratio | mean pixel, ours and theirs |")
     print("|---|---|---|---|---|")
-    for kind, dataset in [("folder", Folder), ("zip", Zip)]:
+    datasets = {"folder": Folder, "zip": Zip}
+    for kind in args.layout or datasets:
+        dataset = datasets[kind]
         root = args.data / kind
         rounds = [(ours(args.binary, root, args.workers), theirs(dataset(root), args.workers)) for _ in range(args.repeat)]
         a, b = (statistics.median(r[side][0] for r in rounds) for side in (0, 1))

@@ -9,7 +9,7 @@ pub(super) struct Huffman {
     /// For each prefix of `QUICK` bits: length (0: longer) and symbol.
     quick: Vec<(u8, u8)>,
     /// The same for coefficients of a sequential scan: bits of code and value, and how many coefficients they stand for.
-    steps: Vec<(u8, u8)>,
+    steps: Box<[(u8, u8); 1 << QUICK]>,
     /// For each length: the first code beyond that length, aligned to 16 bits.
     limit: [u32; 17],
     /// For each length: index of its first symbol minus its first code.
@@ -20,8 +20,8 @@ pub(super) struct Huffman {
 impl Huffman {
     /// From the number of codes per length 1 to 16 and the symbols in order of their codes.
     pub(super) fn new(counts: &[u8], symbols: &[u8]) -> Result<Self, String> {
-        let none = vec![(0, 0); 1 << QUICK];
-        let mut table = Self { quick: none.clone(), steps: none, limit: [0; 17], offset: [0; 17], symbols: symbols.to_vec() };
+        let (quick, steps) = (vec![(0, 0); 1 << QUICK], Box::new([(0, 0); 1 << QUICK]));
+        let mut table = Self { quick, steps, limit: [0; 17], offset: [0; 17], symbols: symbols.to_vec() };
         let (mut code, mut index) = (0u32, 0usize);
         for length in 1..=16u32 {
             let n = u32::from(counts[length as usize - 1]);
@@ -116,19 +116,25 @@ impl<'a> Bits<'a> {
         Ok(symbol)
     }
 
-    /// Passes the next code of a sequential scan's coefficients and its value; answers how many coefficients it stands for.
-    pub(super) fn coefficients(&mut self, table: &Huffman) -> Result<usize, String> {
-        let window = self.window();
-        let (mut bits, mut count) = table.steps[(window >> (16 - QUICK)) as usize];
-        if bits == 0 {
-            let (length, symbol) = table.find(window).ok_or("a code that no Huffman table has")?;
-            (bits, count) = step(length as u8, symbol);
+    /// Passes the coefficients 1 to 63 of a block of a sequential scan.
+    pub(super) fn coefficients(&mut self, table: &Huffman) -> Result<(), String> {
+        let mut k = 1;
+        while k < 64 {
+            let window = self.window();
+            let (mut bits, mut count) = table.steps[(window >> (16 - QUICK)) as usize & ((1 << QUICK) - 1)];
+            if bits == 0 {
+                let (length, symbol) = table.find(window).ok_or("a code that no Huffman table has")?;
+                (bits, count) = step(length as u8, symbol);
+            }
+            // A code and its value are 32 bits at most, which `window` made sure of, but at the end of the data.
+            self.take(u32::from(bits))?;
+            k += u32::from(count);
         }
-        self.skip(u32::from(bits))?;
-        Ok(usize::from(count))
+        Ok(())
     }
 
     /// The next 16 bits; zeros after the last.
+    #[inline]
     fn window(&mut self) -> u32 {
         if self.left < 32 {
             self.fill();
@@ -150,6 +156,7 @@ impl<'a> Bits<'a> {
         Ok((self.buffer >> self.left) as u32 & ((1 << n) - 1))
     }
 
+    #[inline]
     fn take(&mut self, n: u32) -> Result<(), String> {
         self.left = self.left.checked_sub(n).ok_or("no more data")?;
         Ok(())

@@ -10,6 +10,7 @@ const BITS: u32 = 32 - 8 - 2;
 pub(super) const HALF: i32 = 1 << (BITS - 1);
 
 /// A sum of quantised weights times values, that began at [`HALF`], as 8 bits.
+#[inline(always)]
 pub(super) fn to_8_bits(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
@@ -48,6 +49,7 @@ impl Taps {
         self.first.len()
     }
 
+    #[inline(always)]
     pub(super) fn quantised(&self, output: usize) -> (usize, &[i32]) {
         (self.first[output], &self.quantised[self.start[output]..self.start[output + 1]])
     }
