@@ -46,7 +46,6 @@ pub mod pictures;
 mod posterior;
 mod reconstruct;
 mod settings;
-mod source;
 mod ssim;
 mod store;
 mod tiled;

@@ -2,14 +2,13 @@
 
 use candle_core::Device;
 use serde_json::json;
-use strata_datasets::{Dataset, Prepared, prepare, split};
+use strata_datasets::{Dataset, LoaderOptions, PictureStream, Prepared, prepare, split};
 use strata_training::{Interrupt, Progress, RunDir, Stopwatch, run::Damaged};
 
 use crate::{
     AutoencoderTraining, Result,
     pictures::write_png,
     reconstruct::{Reconstruction, measure},
-    source::Source,
     trainer::Trainer,
 };
 
@@ -55,14 +54,24 @@ pub fn train(
     }
     let measured: Vec<usize> = split.held_out.iter().copied().take(config.evaluate_images).collect();
     let held_out = prepare(data, &measured, &config.transform(), config.max_bad, &|_| ())?;
-    let mut source = Source::new(config, data, &split.train, trainer.seen_images, progress)?;
+    let options = LoaderOptions {
+        batch: config.batch,
+        seed: config.seed,
+        flip: config.flip,
+        start: trainer.seen_images,
+        max_bad: config.max_bad,
+        ..LoaderOptions::default()
+    };
+    progress.start("reading pictures", split.train.len() as u64, "images");
+    let mut pictures = PictureStream::new(data, &split.train, config.transform(), options, &|done| progress.advance(done, ""))?;
+    progress.finish();
     let mut watch = Stopwatch::new();
     let mut last_saved = trainer.seen_images;
     progress.start("training the autoencoder", config.images, "images");
     while trainer.seen_images < config.images {
         // Step.
         let before = trainer.seen_images;
-        trainer.step(&source.batch(before, config.batch)?)?;
+        trainer.step(&pictures.batch(before, config.batch)?.pixels)?;
         watch.step();
         let seen = trainer.seen_images;
         let passed = |every: u64| every > 0 && seen / every > before / every;

@@ -100,7 +100,7 @@ pub enum DataCommand {
 pub enum TrainCommand {
     /// Train an autoencoder on images; the same command continues an interrupted run
     Autoencoder(TrainAutoencoder),
-    /// Train a multistage diffusion model on latents; the same command continues an interrupted run
+    /// Train a multistage diffusion model on latents or images; the same command continues an interrupted run
     Diffusion(TrainDiffusion),
 }
 
@@ -242,9 +242,15 @@ pub struct Stages {
 /// `strata train diffusion`
 #[derive(Debug, Args)]
 pub struct TrainDiffusion {
-    /// A folder that `strata encode` wrote
-    #[arg(long, value_name = "LATENTS")]
-    pub latents: PathBuf,
+    /// Train on latents: a folder that `strata encode` wrote
+    #[arg(long, value_name = "LATENTS", required_unless_present = "data", conflicts_with = "data")]
+    pub latents: Option<PathBuf>,
+    /// Train on the pixels of these images, without an autoencoder: a folder (sub-folders are classes), an archive, or `emoji`
+    #[arg(long, value_name = "DATA")]
+    pub data: Option<String>,
+    /// Side of the images in pixels, with --data [default: the preset's, else 32]
+    #[arg(long, value_name = "PIXELS", requires = "data")]
+    pub size: Option<usize>,
     /// Stage boundaries from `strata stages` [default: those of the preset or `boundaries`, else one stage]
     #[arg(long, value_name = "FILE.toml")]
     pub stages_file: Option<PathBuf>,
@@ -252,11 +258,14 @@ pub struct TrainDiffusion {
     #[arg(long, value_name = "RUN")]
     pub out: PathBuf,
     /// The autoencoder of the latents, kept in the run so that it can sample on its own [default: where they were made]
-    #[arg(long, value_name = "RUN|FILE")]
+    #[arg(long, value_name = "RUN|FILE", conflicts_with = "data")]
     pub autoencoder: Option<PathBuf>,
     /// Where the settings come from.
     #[command(flatten)]
     pub settings: Settings,
+    /// How the images are read.
+    #[command(flatten)]
+    pub reading: Reading,
 }
 
 /// `strata decode`

@@ -3,12 +3,14 @@
 //! A [`Condition`] has optional parts, one for each way into a network. Batches of it can be gathered by stage
 //! ([`Condition::index_select`]) and stacked for guidance ([`Condition::stack`]).
 
+mod attributes;
 mod class;
 mod error;
 mod rescaler;
 
 use candle_core::Tensor;
 
+pub use attributes::AttributeEmbedder;
 pub use class::ClassEmbedder;
 pub use error::{Error, Result};
 pub use rescaler::{RescalerConfig, Resize, SpatialRescaler, rescale};

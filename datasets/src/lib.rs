@@ -37,6 +37,7 @@ mod prepare;
 mod readers;
 pub mod resize;
 pub mod rules;
+mod stream;
 mod transform;
 
 pub use ahead::Ahead;
@@ -52,4 +53,5 @@ pub use loader::{ImageBatch, ImageLoader, LoaderOptions};
 pub use order::{Order, Split, split};
 pub use picture::{Alpha, RgbImage, StoredImage};
 pub use prepare::{Prepared, PreparedItem, prepare, probe, tolerated};
+pub use stream::PictureStream;
 pub use transform::{Crop, Resampling, Transform};

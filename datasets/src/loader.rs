@@ -65,6 +65,11 @@ pub struct ImageLoader {
 const FLIP: u64 = 0x666C_6970;
 const CROP: u64 = 0x6372_6F70;
 
+/// Whether the picture at a position is mirrored, where half of them are.
+pub(crate) fn is_mirrored(seed: u64, position: u64) -> bool {
+    mix(seed ^ mix(position) ^ FLIP) & 1 == 1
+}
+
 struct Shared {
     dataset: Dataset,
     indices: Vec<usize>,
@@ -125,9 +130,9 @@ impl Shared {
         let mut out = ImageBatch { pixels: Vec::new(), labels: Vec::new(), indices: Vec::new(), position: first };
         for k in 0..batch {
             let position = first + (k * ranks + rank) as u64;
-            let draw = |purpose: u64| mix(self.options.seed ^ mix(position) ^ purpose);
-            let (index, image) = self.usable(self.order.at(position), draw(CROP))?;
-            let flip = self.options.flip && draw(FLIP) & 1 == 1;
+            let crop = mix(self.options.seed ^ mix(position) ^ CROP);
+            let (index, image) = self.usable(self.order.at(position), crop)?;
+            let flip = self.options.flip && is_mirrored(self.options.seed, position);
             out.pixels.extend(if flip { image.flipped().pixels } else { image.pixels });
             out.labels.push(self.dataset.label(index)?);
             out.indices.push(index);

@@ -33,6 +33,7 @@ fn model() -> Model {
         boundaries: vec![0.5, 5.0],
         classes: 0,
         class_names: Vec::new(),
+        attribute_names: Vec::new(),
         shape: [4, 16, 16],
         latents: LatentScaling::default(),
     };

@@ -51,7 +51,7 @@ fn step(preset: &str, [side, batch, steps]: [usize; 3], stage: Option<usize>) ->
         let eps = Key::new(0, "eps").step(i as u64).normal_tensor(x0.shape(), &Device::Cpu)?;
         let sigma = sigma_of(&config.boundaries, stage.unwrap_or(i % model.stages()));
         let labels = vec![(model.config().classes > 0).then_some(1); batch];
-        let data = Batch { x0, eps, sigmas: vec![sigma; batch], labels };
+        let data = Batch { x0, eps, sigmas: vec![sigma; batch], labels, attributes: Vec::new() };
         let start = Instant::now();
         let grads = sample_losses(&model, &config, &data, Key::new(0, "dropout").step(i as u64))?.mean(0)?.backward()?;
         optimizer.step(&grads, StepOptions { lr_multiplier: 1.0, max_grad_norm: Some(1.0) })?;
@@ -112,6 +112,7 @@ fn model_config(config: &DiffusionTraining, shape: [usize; 3]) -> ModelConfig {
         boundaries: config.boundaries.clone(),
         classes: if config.unet.transformer.is_some() { 1000 } else { 0 },
         class_names: Vec::new(),
+        attribute_names: Vec::new(),
         shape,
         latents: LatentScaling { scale: vec![1.0], shift: vec![0.0], autoencoder_sha256: String::new() },
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use strata_conditioning::{ClassEmbedder, Condition};
+use strata_conditioning::{AttributeEmbedder, ClassEmbedder, Condition};
 use strata_nn::{
     params::{ParamStore, Scope},
     random::Key,
@@ -35,6 +35,9 @@ pub struct ModelConfig {
     pub classes: usize,
     /// Names of the classes, in order; empty when they have none.
     pub class_names: Vec<String>,
+    /// Names of the binary attributes that it can be told, in order; empty when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attribute_names: Vec<String>,
     /// Shape of a sample: channels, height, width.
     pub shape: [usize; 3],
     /// What turns the model's samples back into latents of the autoencoder.
@@ -49,11 +52,21 @@ pub struct LatentScaling {
     pub scale: Vec<f32>,
     /// Subtracted before.
     pub shift: Vec<f32>,
-    /// SHA-256 of the weight file of the autoencoder.
+    /// SHA-256 of the weight file of the autoencoder; empty where the samples are pictures, RGB in [-1, 1].
     pub autoencoder_sha256: String,
 }
 
 impl LatentScaling {
+    /// Of pictures, which are nobody's latents.
+    pub fn pixels() -> Self {
+        Self { scale: vec![1.0], shift: vec![0.0], autoencoder_sha256: String::new() }
+    }
+
+    /// Whether samples are pictures.
+    pub fn is_pixels(&self) -> bool {
+        self.autoencoder_sha256.is_empty()
+    }
+
     /// Latents of the autoencoder from samples of the model, `[B, C, H, W]`: `x / scale + shift`.
     ///
     /// # Errors
@@ -104,12 +117,17 @@ impl ModelConfig {
         if let Some(n) = self.unet.classes.filter(|&n| n != self.classes) {
             return Err(Error::Config(format!("`unet.classes` is {n}, but the model has {} classes", self.classes)));
         }
-        if self.unet.transformer.is_some() && self.classes == 0 {
+        if self.unet.transformer.is_some() && !self.is_conditional() {
             return Err(Error::Config(
-                "the U-Net attends to a context (`unet.transformer`), but the model has no classes".into(),
+                "the U-Net attends to a context (`unet.transformer`), but the model has no classes or attributes".into(),
             ));
         }
         self.unet.check_size(self.shape[1], self.shape[2])
+    }
+
+    /// Whether there is anything to be told.
+    pub fn is_conditional(&self) -> bool {
+        self.classes > 0 || !self.attribute_names.is_empty()
     }
 }
 
@@ -120,6 +138,7 @@ pub struct Model {
     store: ParamStore,
     unet: UNet,
     classes: Classes,
+    attributes: Option<AttributeEmbedder>,
 }
 
 /// Who turns classes into a condition, and which part of it.
@@ -137,13 +156,21 @@ enum Classes {
 impl Classes {
     fn new(config: &ModelConfig, scope: &Scope) -> Result<Self> {
         let (unet, n) = (&config.unet, config.classes);
-        let table = |width: usize| ClassEmbedder::new(scope, n, width);
+        let table = || ClassEmbedder::new(scope, n, condition_width(unet));
         Ok(match (&unet.transformer, unet.classes) {
             _ if n == 0 => Self::None,
             (_, Some(_)) => Self::Network,
-            (Some(transformer), None) => Self::Context(table(transformer.context_width)?),
-            (None, None) => Self::Vector(table(unet.condition_width.unwrap_or(unet.vector_width()))?),
+            (Some(_), None) => Self::Context(table()?),
+            (None, None) => Self::Vector(table()?),
         })
+    }
+}
+
+/// Width of the vector by which the network is told a condition.
+fn condition_width(unet: &UNetConfig) -> usize {
+    match (&unet.transformer, unet.classes) {
+        (Some(transformer), None) => transformer.context_width,
+        _ => unet.condition_width.unwrap_or(unet.vector_width()),
     }
 }
 
@@ -154,7 +181,9 @@ impl Model {
         let store = ParamStore::new(seed, device);
         let unet = UNet::new(&config.unet, &store.root().pp("unet"))?;
         let classes = Classes::new(config, &store.root().pp("classes"))?;
-        Ok(Self { config: config.clone(), store, unet, classes })
+        let (n, width) = (config.attribute_names.len(), condition_width(&config.unet));
+        let attributes = (n > 0).then(|| AttributeEmbedder::new(&store.root().pp("attributes"), n, width)).transpose()?;
+        Ok(Self { config: config.clone(), store, unet, classes, attributes })
     }
 
     /// A frozen model from a weight file that carries its config.
@@ -198,8 +227,35 @@ impl Model {
         stage_of(&self.config.boundaries, sigma)
     }
 
-    /// The condition for labels; `None` is "no class". An unconditional model takes only `None`.
-    pub fn condition(&self, labels: &[Option<u32>]) -> Result<Condition> {
+    /// The condition for labels, of which `None` is "no class", and attributes: 1, -1 or, where nothing is said, 0, for each name;
+    /// a sample with an empty row, or beyond the last row, is told none.
+    ///
+    /// # Errors
+    /// If the model does not know a class, or a row is neither empty nor as long as its attributes.
+    pub fn condition(&self, labels: &[Option<u32>], attributes: &[Vec<i8>]) -> Result<Condition> {
+        let mut condition = self.class_condition(labels)?;
+        let Some(embedder) = &self.attributes else {
+            return match attributes.iter().find(|row| !row.is_empty()) {
+                None => Ok(condition),
+                Some(_) => Err(Error::Config("attributes are asked for, but the model knows none".into())),
+            };
+        };
+        let mut rows = attributes.to_vec();
+        rows.resize(labels.len(), Vec::new());
+        let told = embedder.forward(&rows)?;
+        let place = if self.config.unet.transformer.is_some() && self.config.unet.classes.is_none() {
+            (&mut condition.context, told.unsqueeze(1)?)
+        } else {
+            (&mut condition.vector, told)
+        };
+        *place.0 = Some(match place.0.take() {
+            Some(class) => (class + place.1)?,
+            None => place.1,
+        });
+        Ok(condition)
+    }
+
+    fn class_condition(&self, labels: &[Option<u32>]) -> Result<Condition> {
         match (&self.classes, labels.iter().flatten().next()) {
             (Classes::Vector(table), _) => Ok(table.condition(labels)?),
             (Classes::Context(table), _) => {

@@ -67,7 +67,11 @@ pub struct Wish {
     /// Class of the pictures, by name or number; `all` gives seed i class i modulo their number
     #[arg(long, value_name = "CLASS")]
     pub class: Option<String>,
-    /// Guidance towards the class: 1 is none, more is stronger [default: 2 with a class or --autoguidance]
+    /// What the pictures are to have and, behind a minus, not to have, by name: Smiling,-Male; of the other attributes nothing is
+    /// said
+    #[arg(long, value_name = "NAME,-NAME", value_delimiter = ',', allow_hyphen_values = true)]
+    pub attributes: Vec<String>,
+    /// Guidance towards class and attributes: 1 is none, more is stronger [default: 2 with one of them or --autoguidance]
     #[arg(long, value_name = "SCALE")]
     pub guidance: Option<f64>,
     /// Guide away from this class instead of from no class

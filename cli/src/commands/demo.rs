@@ -131,7 +131,8 @@ impl Demo<'_> {
         let chosen = self.settings(name, images, DIFFUSION_SHARE);
         let (config, table) = settings::load(&chosen, DiffusionTraining::PRESETS, None, self.context, Table::new())?;
         let latents_dir = self.path("latents");
-        let job = train_diffusion::Job { config, table, latents_dir, stages: Some(stages.clone()), autoencoder: None };
+        let source = train_diffusion::Source::latents(latents_dir, None)?;
+        let job = train_diffusion::Job { config, table, source, stages: Some(stages.clone()) };
         job.train(&self.path("diffusion"), self.context)?;
         Ok(!self.context.interrupt.is_set())
     }

@@ -142,7 +142,11 @@ fn diffusion_model(config: &ModelConfig) -> anyhow::Result<String> {
     let input = CostInput { height, width, context_tokens: 1 };
     let subject = Subject { unet: &config.unet, input, schedule: &config.schedule, boundaries: &config.boundaries };
     let classes = if config.class_names.is_empty() { config.classes.to_string() } else { config.class_names.join(", ") };
-    Ok(format!("{}classes: {classes}\n", Description::new(subject)?.text()))
+    let attributes = match config.attribute_names.as_slice() {
+        [] => String::new(),
+        names => format!("attributes: {}\n", names.join(", ")),
+    };
+    Ok(format!("{}classes: {classes}\n{attributes}", Description::new(subject)?.text()))
 }
 
 fn preset(name: &str) -> anyhow::Result<Shown> {

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use strata_datasets::LatentSet;
+use strata_datasets::{Dataset, LatentSet};
 use strata_diffusion::{
     stages::Stages,
-    training::{DiffusionTraining, TrainContext, TrainSummary, model_config, train},
+    training::{DiffusionTraining, TrainContext, TrainSummary, TrainingData, model_config, train},
     unet,
 };
 use strata_training::{RunDir, sha256_file};
@@ -21,15 +21,19 @@ pub const AUTOENCODER: &str = "autoencoder.safetensors";
 /// The command.
 ///
 /// # Errors
-/// Unusable settings, latents, stages or output; see the libraries.
+/// Unusable settings, data, stages or output; see the libraries.
 pub fn run(args: &args::TrainDiffusion, context: &Context) -> anyhow::Result<Outcome> {
-    let latents = LatentSet::open(&args.latents)?;
+    let source = Source::open(args)?;
     let stages = args.stages_file.as_deref().map(Stages::load).transpose()?;
+    let mut flags = Table::new();
+    if let Some(size) = args.size {
+        flags.insert("pictures".into(), Value::Table(Table::from_iter([("size".to_string(), Value::Integer(size as i64))])));
+    }
     let (config, table): (DiffusionTraining, Table) =
-        settings::load(&args.settings, DiffusionTraining::PRESETS, None, context, Table::new())?;
+        settings::load(&args.settings, DiffusionTraining::PRESETS, None, context, flags)?;
     let boundaries = stages.as_ref().map_or(&config.boundaries, |s| &s.boundaries);
     if args.settings.dry_run {
-        let model = model_config(&config, &latents, boundaries)?;
+        let model = model_config(&config, source.data(), boundaries)?;
         settings::print(&table)?;
         let [_, height, width] = model.shape;
         let input = unet::CostInput { height, width, context_tokens: 1 };
@@ -37,11 +41,58 @@ pub fn run(args: &args::TrainDiffusion, context: &Context) -> anyhow::Result<Out
         println!("# {}", unet::describe(subject)?.trim_end().replace('\n', "\n# "));
         return Ok(Outcome::Done);
     }
-    let job = Job { config, table, latents_dir: args.latents.clone(), stages, autoencoder: args.autoencoder.clone() };
-    let summary = job.train(&args.out, context)?;
+    let summary = Job { config, table, source, stages }.train(&args.out, context)?;
     println!("{}: {} images seen, {:.3} s a step", args.out.display(), summary.seen_images, summary.seconds_per_step);
     let stopped = !summary.finished && context.interrupt.is_set();
     Ok(if stopped { Outcome::Interrupted } else { Outcome::Done })
+}
+
+/// What is learned.
+pub enum Source {
+    /// Latents, their folder, and their autoencoder if it is not the one beside them.
+    Latents(Box<LatentSet>, PathBuf, Option<PathBuf>),
+    /// Pictures.
+    Pictures(Dataset),
+}
+
+impl Source {
+    fn open(args: &args::TrainDiffusion) -> anyhow::Result<Self> {
+        match (&args.latents, &args.data) {
+            (Some(dir), _) => Self::latents(dir.clone(), args.autoencoder.clone()),
+            (None, Some(data)) => Ok(Self::Pictures(Dataset::open(data, &args.reading.options())?)),
+            (None, None) => anyhow::bail!("one of --latents and --data is needed"),
+        }
+    }
+
+    /// The latents in `dir`.
+    ///
+    /// # Errors
+    /// If they cannot be opened.
+    pub fn latents(dir: PathBuf, autoencoder: Option<PathBuf>) -> anyhow::Result<Self> {
+        Ok(Self::Latents(Box::new(LatentSet::open(&dir)?), dir, autoencoder))
+    }
+
+    fn data(&self) -> TrainingData<'_> {
+        match self {
+            Self::Latents(set, ..) => TrainingData::Latents(set),
+            Self::Pictures(data) => TrainingData::Pictures(data),
+        }
+    }
+
+    /// What a run and a stages file remember of it.
+    fn sha256(&self) -> anyhow::Result<String> {
+        Ok(match self {
+            Self::Latents(_, dir, _) => sha256_file(dir.join("manifest.json"))?,
+            Self::Pictures(data) => data.fingerprint()?,
+        })
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Latents(_, dir, _) => dir.display().to_string(),
+            Self::Pictures(data) => data.spec().to_string(),
+        }
+    }
 }
 
 /// A training that is ready to run.
@@ -51,11 +102,9 @@ pub struct Job {
     /// The same as a table.
     pub table: Table,
     /// What to learn.
-    pub latents_dir: PathBuf,
+    pub source: Source,
     /// The stages; those of the configuration without.
     pub stages: Option<Stages>,
-    /// The autoencoder, if it is not the one beside the latents.
-    pub autoencoder: Option<PathBuf>,
 }
 
 impl Job {
@@ -64,43 +113,61 @@ impl Job {
     /// # Errors
     /// Parts that do not belong together; as the library's.
     pub fn train(&self, out: &Path, context: &Context) -> anyhow::Result<TrainSummary> {
-        let latents = LatentSet::open(&self.latents_dir)?;
-        let manifest_file = self.latents_dir.join("manifest.json");
-        let latents_sha256 = sha256_file(&manifest_file)?;
+        let sha256 = self.source.sha256()?;
         if let Some(stages) = &self.stages {
-            check_stages(stages, &latents_sha256, &self.latents_dir)?;
+            check_stages(stages, &sha256, &self.source.name())?;
         }
         let boundaries = self.stages.as_ref().map_or(&self.config.boundaries, |s| &s.boundaries);
-        let autoencoder = self.find_autoencoder(&latents.manifest().autoencoder_sha256)?;
         // Everything that can be refused is refused before the directory exists.
-        model_config(&self.config, &latents, boundaries)?;
+        let model = model_config(&self.config, self.source.data(), boundaries)?;
+        let autoencoder = match &self.source {
+            Source::Latents(_, dir, given) => find_autoencoder(dir, given.as_deref(), &model.latents.autoencoder_sha256)?,
+            Source::Pictures(_) => None,
+        };
         let mut identity = self.table.clone();
-        identity
-            .insert("inputs".into(), Value::Table(inputs(&latents_sha256, &latents.manifest().autoencoder_sha256, boundaries)));
+        let inputs = self.inputs(&sha256, &model.latents.autoencoder_sha256, boundaries);
+        identity.insert("inputs".into(), Value::Table(inputs));
         let mut run = RunDir::open_changing(out, "diffusion", &identity, DiffusionTraining::FREE_KEYS)?;
-        match autoencoder {
-            Some(file) => keep_copy(&file, &out.join(AUTOENCODER))?,
-            None => context
+        match (&self.source, autoencoder) {
+            (Source::Pictures(_), _) => {}
+            (_, Some(file)) => keep_copy(&file, &out.join(AUTOENCODER))?,
+            (_, None) => context
                 .say("warning: the autoencoder of these latents is not beside them; `strata sample` will need --autoencoder"),
         }
         let progress = context.progress.as_ref();
         let train_context = TrainContext { device: &context.device, progress, interrupt: &context.interrupt };
-        Ok(train(&self.config, &latents, boundaries, &mut run, &train_context)?)
+        Ok(train(&self.config, self.source.data(), boundaries, &mut run, &train_context)?)
     }
 
-    /// The autoencoder that made the latents, if it can be found.
-    fn find_autoencoder(&self, expected: &str) -> anyhow::Result<Option<PathBuf>> {
-        let given = self.autoencoder.as_deref().map(strata_autoencoder::weight_file).transpose()?;
-        let file = match given {
-            Some(file) => file,
-            None => self.latents_dir.join(AUTOENCODER),
-        };
-        if self.autoencoder.is_none() && !file.is_file() {
-            return Ok(None);
+    fn inputs(&self, sha256: &str, autoencoder: &str, boundaries: &[f64]) -> Table {
+        let text = |s: &str| Value::String(s.to_string());
+        let boundaries = ("boundaries".to_string(), Value::Array(boundaries.iter().map(|b| Value::Float(*b)).collect()));
+        match &self.source {
+            Source::Latents(..) => Table::from_iter([
+                ("latents_sha256".to_string(), text(sha256)),
+                ("autoencoder_sha256".to_string(), text(autoencoder)),
+                boundaries,
+            ]),
+            Source::Pictures(data) => Table::from_iter([
+                ("data_fingerprint".to_string(), text(sha256)),
+                ("data_items".to_string(), Value::Integer(data.len() as i64)),
+                boundaries,
+            ]),
         }
-        check_autoencoder(&file, expected)?;
-        Ok(Some(file))
     }
+}
+
+/// The autoencoder that made the latents in `dir`, the given one or the one beside them, if it can be found.
+fn find_autoencoder(dir: &Path, given: Option<&Path>, expected: &str) -> anyhow::Result<Option<PathBuf>> {
+    let file = match given {
+        Some(given) => strata_autoencoder::weight_file(given)?,
+        None => dir.join(AUTOENCODER),
+    };
+    if given.is_none() && !file.is_file() {
+        return Ok(None);
+    }
+    check_autoencoder(&file, expected)?;
+    Ok(Some(file))
 }
 
 /// Refuses an autoencoder that did not make the latents.
@@ -121,27 +188,14 @@ pub fn check_autoencoder(file: &Path, expected: &str) -> anyhow::Result<()> {
     ))
 }
 
-fn check_stages(stages: &Stages, latents_sha256: &str, latents: &Path) -> anyhow::Result<()> {
-    if stages.data_sha256.is_empty() || stages.data_sha256 == latents_sha256 {
+fn check_stages(stages: &Stages, data_sha256: &str, data: &str) -> anyhow::Result<()> {
+    if stages.data_sha256.is_empty() || stages.data_sha256 == data_sha256 {
         return Ok(());
     }
     Err(hinted(
-        format!(
-            "the stages were computed on data of sha256 {}, but {} is {latents_sha256}",
-            stages.data_sha256,
-            latents.display()
-        ),
-        "run `strata stages` on these latents, or empty `data_sha256` in the stages file to use foreign boundaries on purpose",
+        format!("the stages were computed on data of sha256 {}, but {data} is {data_sha256}", stages.data_sha256),
+        "run `strata stages` on these data, or empty `data_sha256` in the stages file to use foreign boundaries on purpose",
     ))
-}
-
-fn inputs(latents: &str, autoencoder: &str, boundaries: &[f64]) -> Table {
-    let text = |s: &str| Value::String(s.to_string());
-    Table::from_iter([
-        ("latents_sha256".to_string(), text(latents)),
-        ("autoencoder_sha256".to_string(), text(autoencoder)),
-        ("boundaries".to_string(), Value::Array(boundaries.iter().map(|b| Value::Float(*b)).collect())),
-    ])
 }
 
 /// Copies a file beside its place and renames it; an equal file that is there already stays.

@@ -32,21 +32,23 @@ pub(super) fn denoiser_at_once<'a>(
     at_once: bool,
 ) -> Result<Box<dyn Denoiser + 'a>> {
     let guidance = job.options.guidance;
-    let under = |model: &'a Model, labels: &[Option<u32>], counts: &'a [Cell<u64>]| -> Result<Network<'a>> {
-        Ok(Network { model, condition: model.condition(labels)?, counts })
+    // The attributes are asked of the first so many rows; of the others nothing is said.
+    let told = vec![job.options.attributes.clone(); labels.len()];
+    let under = |model: &'a Model, labels: &[Option<u32>], told: &[Vec<i8>], counts: &'a [Cell<u64>]| -> Result<Network<'a>> {
+        Ok(Network { model, condition: model.condition(labels, told)?, counts })
     };
-    let conditional = under(job.model, labels, &counts.model)?;
+    let conditional = under(job.model, labels, &told, &counts.model)?;
     if guidance.scale == 1.0 {
         return Ok(Box::new(conditional));
     }
     let negative = vec![guidance.negative; labels.len()];
     let pair: Box<dyn Pair + 'a> = match job.worse {
-        Some(worse) => Box::new(Sequential { conditional, unconditional: under(worse, labels, &counts.worse)? }),
+        Some(worse) => Box::new(Sequential { conditional, unconditional: under(worse, labels, &told, &counts.worse)? }),
         None if at_once => {
-            let both = under(job.model, &[labels, &negative].concat(), &counts.model)?;
+            let both = under(job.model, &[labels, &negative].concat(), &told, &counts.model)?;
             Box::new(AtOnce { conditional, both })
         }
-        None => Box::new(Sequential { conditional, unconditional: under(job.model, &negative, &counts.model)? }),
+        None => Box::new(Sequential { conditional, unconditional: under(job.model, &negative, &[], &counts.model)? }),
     };
     let (interval, rescale) = (guidance.interval, guidance.rescale);
     Ok(Box::new(Guided { interval, rescale, ..Guided::new(pair, guidance.scale) }))

@@ -11,6 +11,8 @@ pub struct SampleOptions {
     pub seeds: Vec<u64>,
     /// One per sample; `None` for no class.
     pub labels: Vec<Option<u32>>,
+    /// What attributes all samples are to have, 1, or not to have, -1; 0 where nothing is said. Empty: nothing is said at all.
+    pub attributes: Vec<i8>,
     /// Samples per forward pass.
     pub batch: usize,
     /// Steps of the sampler.
@@ -66,6 +68,7 @@ impl Default for SampleOptions {
         Self {
             seeds: Vec::new(),
             labels: Vec::new(),
+            attributes: Vec::new(),
             batch: 16,
             steps: 20,
             sampler: Sampler::default(),
@@ -129,21 +132,22 @@ impl SampleOptions {
     }
 
     fn wrong_guidance(&self, model: &Model, worse: Option<&Model>) -> Option<String> {
-        let (scale, shape) = (self.guidance.scale, model.config().shape);
+        let scale = self.guidance.scale;
         if let Some(worse) = worse {
-            let (ours, theirs) = (model.config().classes, worse.config().classes);
-            return ((shape, ours) != (worse.config().shape, theirs)).then(|| {
-                let theirs = format!("{:?} and {theirs} classes", worse.config().shape);
-                format!("the model that guides: expected samples of {shape:?} and {ours} classes, got {theirs}")
+            let of = |m: &Model| (m.config().shape, m.config().classes, m.config().attribute_names.len());
+            return (of(model) != of(worse)).then(|| {
+                let describe = |(shape, classes, n)| format!("samples of {shape:?}, {classes} classes and {n} attributes");
+                format!("the model that guides: expected {}, got {}", describe(of(model)), describe(of(worse)))
             });
         }
         if scale == 1.0 {
             return None;
         }
-        if model.config().classes == 0 {
+        if !model.config().is_conditional() {
             return Some(format!("guidance {scale} needs a condition, but the model is unconditional: leave guidance out"));
         }
-        self.labels.iter().all(Option::is_none).then(|| format!("guidance {scale} needs a condition, but no class is asked for"))
+        let nothing = self.labels.iter().all(Option::is_none) && self.attributes.iter().all(|&v| v == 0);
+        nothing.then(|| format!("guidance {scale} needs a condition, but no class or attribute is asked for"))
     }
 
     /// The smallest and the largest noise level.

@@ -38,6 +38,7 @@ fn config(channels: usize) -> ModelConfig {
         boundaries: BOUNDARIES.to_vec(),
         classes: 3,
         class_names: Vec::new(),
+        attribute_names: Vec::new(),
         shape: [2, 8, 8],
         latents: LatentScaling::default(),
     }

@@ -102,13 +102,13 @@ fn mean_affinity(
         progress.start(&label, (n * groups.len()) as u64, "levels");
         let noise = NoiseSampler::new(NoiseDistribution::default(), &config.schedule, &[], &StagePolicy::Natural)?;
         let drawn = DiffusionTraining { seed: config.seed, ..DiffusionTraining::default() };
-        let batches = Batches::new(latents, &drawn, noise, model.config().classes > 0);
+        let mut batches = Batches::of_latents(latents, model.config(), &drawn, noise);
         let mut products = vec![0.0; n * n];
         for (pass, group) in groups.iter().enumerate() {
             model.store().set_trainable(|name| group.iter().any(|p| p.name() == name));
             let mut gradients = Vec::with_capacity(n);
             for (level, &sigma) in sigmas.iter().enumerate() {
-                gradients.push(gradient(model, group, &batches, (config.samples, sigma), interrupt)?);
+                gradients.push(gradient(model, group, &mut batches, (config.samples, sigma), interrupt)?);
                 progress.advance((pass * n + level + 1) as u64, "");
             }
             model.store().freeze();
@@ -143,7 +143,7 @@ fn groups(model: &Model, most: usize) -> Vec<Vec<Parameter>> {
 fn gradient(
     model: &Model,
     group: &[Parameter],
-    batches: &Batches,
+    batches: &mut Batches,
     (samples, sigma): (usize, f64),
     interrupt: &Interrupt,
 ) -> Result<Vec<f32>> {

@@ -61,6 +61,7 @@ fn model(decoders: usize, autoencoder: &str) -> Model {
         boundaries: (1..decoders).map(|i| i as f64).collect(),
         classes: 0,
         class_names: Vec::new(),
+        attribute_names: Vec::new(),
         shape: SHAPE,
         latents: LatentScaling { scale: vec![1.0], shift: vec![0.0], autoencoder_sha256: autoencoder.into() },
     };

@@ -1,29 +1,27 @@
 //! One batch of training: a function of the configuration and the position in the run, nothing else.
 
 use candle_core::{Device, Tensor};
-use strata_datasets::{LatentSet, Order};
+use strata_datasets::LatentSet;
 use strata_nn::random::{Key, uniform_f64};
+use strata_training::Progress;
 
-use super::DiffusionTraining;
-use crate::{Result, noise::NoiseSampler};
+use super::{DiffusionTraining, TrainingData, data::Source};
+use crate::{Result, model::ModelConfig, noise::NoiseSampler};
 
-/// Draws batches: the sample at a position of the run decides its latent, class, noise level and noise by itself.
+/// Draws batches: the sample at a position of the run decides its picture or latent, condition, noise level and noise by itself.
 pub struct Batches<'a> {
-    latents: &'a LatentSet,
-    order: Order,
+    source: Source<'a>,
     noise: NoiseSampler,
+    shape: [usize; 3],
     seed: u64,
     classes: bool,
+    attributes: bool,
     class_dropout: f64,
-    /// Scale and shift of each channel.
-    affine: Vec<(f32, f32)>,
-    /// Positions of a latent.
-    area: usize,
 }
 
 /// A batch of B samples.
 pub struct Batch {
-    /// `[B, C, H, W]`: clean latents, scaled.
+    /// `[B, C, H, W]`: clean samples, scaled.
     pub x0: Tensor,
     /// `[B, C, H, W]`: standard normal noise.
     pub eps: Tensor,
@@ -31,56 +29,74 @@ pub struct Batch {
     pub sigmas: Vec<f64>,
     /// Classes; `None` where dropped or unknown.
     pub labels: Vec<Option<u32>>,
+    /// Attributes, 1, -1 or, where dropped or unknown, 0; empty rows without.
+    pub attributes: Vec<Vec<i8>>,
 }
 
 impl<'a> Batches<'a> {
-    /// Batches of `latents` under `config`, whose stages are cut by `noise`; with the latents' classes, or without.
-    pub fn new(latents: &'a LatentSet, config: &DiffusionTraining, noise: NoiseSampler, classes: bool) -> Self {
-        let manifest = latents.manifest();
-        let channel = |values: &[f32], c: usize| if values.len() == 1 { values[0] } else { values[c] };
-        let affine = (0..manifest.channels).map(|c| (channel(&manifest.scale, c), channel(&manifest.shift, c))).collect();
+    /// Batches of `data` for `model` under `config`, whose stages are cut by `noise`, from the position `start` on.
+    ///
+    /// # Errors
+    /// If too many pictures are unusable.
+    pub fn new(
+        (data, model): (TrainingData<'a>, &ModelConfig),
+        config: &DiffusionTraining,
+        noise: NoiseSampler,
+        start: u64,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let source = match data {
+            TrainingData::Latents(set) => Source::latents(set, config.seed),
+            TrainingData::Pictures(data) => Source::pictures(data, config, start, progress)?,
+        };
+        Ok(Self::of(source, model, config, noise))
+    }
+
+    /// Batches of latents, from anywhere.
+    pub fn of_latents(set: &'a LatentSet, model: &ModelConfig, config: &DiffusionTraining, noise: NoiseSampler) -> Self {
+        Self::of(Source::latents(set, config.seed), model, config, noise)
+    }
+
+    fn of(source: Source<'a>, model: &ModelConfig, config: &DiffusionTraining, noise: NoiseSampler) -> Self {
         Self {
-            order: Order::new(latents.len(), config.seed),
-            latents,
+            source,
             noise,
+            shape: model.shape,
             seed: config.seed,
-            classes,
+            classes: model.classes > 0,
+            attributes: !model.attribute_names.is_empty(),
             class_dropout: config.class_dropout,
-            affine,
-            area: manifest.height * manifest.width,
         }
     }
 
-    /// The `n` samples from `position` (in images) on.
-    pub fn at(&self, position: u64, n: usize, device: &Device) -> Result<Batch> {
-        let manifest = self.latents.manifest();
-        let (c, h, w) = (manifest.channels, manifest.height, manifest.width);
+    /// The `n` samples from `position` (in images) on. Pictures that are read from disk must be asked for in their order.
+    pub fn at(&mut self, position: u64, n: usize, device: &Device) -> Result<Batch> {
+        let [c, h, w] = self.shape;
         let positions: Vec<u64> = (position..position + n as u64).collect();
-        let mut x0 = Vec::with_capacity(n * c * h * w);
-        let (mut sigmas, mut labels) = (Vec::with_capacity(n), Vec::with_capacity(n));
-        for &p in &positions {
-            let item = self.order.at(p);
-            self.push_latent(item, Key::new(self.seed, "posterior").index(p), &mut x0)?;
+        let mut samples = self.source.batch(position, n, self.attributes)?;
+        let mut sigmas = Vec::with_capacity(n);
+        for (row, &p) in positions.iter().enumerate() {
             let mut draws = Key::new(self.seed, "noise-level").index(p).generator();
             sigmas.push(self.noise.sigma(uniform_f64(&mut draws)));
             let dropped = uniform_f64(&mut draws) < self.class_dropout;
-            labels.push(self.latents.label(item).filter(|_| self.classes && !dropped));
+            if dropped || !self.classes {
+                samples.labels[row] = None;
+            }
+            leave_unsaid(&mut samples.attributes[row], dropped, &mut || uniform_f64(&mut draws));
         }
         let eps = Key::new(self.seed, "noise").normal_rows(&positions, &[c, h, w], device)?;
-        Ok(Batch { x0: Tensor::from_vec(x0, (n, c, h, w), device)?, eps, sigmas, labels })
+        let x0 = Tensor::from_vec(samples.x0, (n, c, h, w), device)?;
+        Ok(Batch { x0, eps, sigmas, labels: samples.labels, attributes: samples.attributes })
     }
+}
 
-    /// A fresh sample of the posterior, shifted and scaled: `(mean + exp(logvar / 2) noise - shift) scale`.
-    fn push_latent(&self, item: usize, key: Key, out: &mut Vec<f32>) -> Result<()> {
-        let moments = self.latents.moments(item)?;
-        let n = self.affine.len() * self.area;
-        let (mean, logvar) = moments.split_at(n);
-        let noise = if logvar.is_empty() { Vec::new() } else { key.normal(n) };
-        for (i, mean) in mean.iter().enumerate() {
-            let deviation = logvar.get(i).map_or(0.0, |v| (0.5 * v.clamp(-30.0, 20.0)).exp() * noise[i]);
-            let (scale, shift) = self.affine[i / self.area];
-            out.push((mean + deviation - shift) * scale);
+/// Sets attributes to 0: all of them, or each with a probability that is itself drawn from [0, 1). So a model learns to be told any
+/// number of attributes, from none to all.
+fn leave_unsaid(attributes: &mut [i8], all: bool, draw: &mut dyn FnMut() -> f64) {
+    let share = if all || attributes.is_empty() { 1.0 } else { draw() };
+    for value in attributes {
+        if all || draw() < share {
+            *value = 0;
         }
-        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use strata_training::{AdamWConfig, EmaSchedule, LrSchedule};
 
+use super::{PictureSettings, TrainingData};
 use crate::{
     Error, Result,
     denoiser::Parametrization,
@@ -11,17 +12,39 @@ use crate::{
     unet::UNetConfig,
 };
 
-/// Whether a model learns a vector per class of its data, and one for "no class".
+/// What a model learns to be told: the class of a sample, by a vector for each and one for "no class"; its attributes, by a
+/// vector for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Conditioning {
-    /// If the data have classes.
+    /// Classes and attributes, if the data have them.
     #[default]
     Auto,
-    /// Yes; data without classes are refused.
+    /// Classes; data without them are refused.
     Class,
-    /// No.
+    /// Attributes; data without them are refused.
+    Attributes,
+    /// Nothing.
     None,
+}
+
+impl Conditioning {
+    /// Names of the classes and of the attributes of `data` that a model learns to be told.
+    pub(super) fn of(self, data: TrainingData<'_>) -> Result<(Vec<String>, Vec<String>)> {
+        let (classes, attributes) = (data.class_names(), data.attribute_names());
+        let (wanted, missing) = match self {
+            Self::Class => ("class", classes.is_empty()),
+            Self::Attributes => ("attributes", attributes.is_empty()),
+            Self::Auto | Self::None => ("", false),
+        };
+        if missing {
+            return Err(Error::Config(format!(
+                "`conditioning` is {wanted}, but the data have none: use a data set with labels, or leave it at auto"
+            )));
+        }
+        let with = |kinds: [Self; 2], names: &[String]| if kinds.contains(&self) { names.to_vec() } else { Vec::new() };
+        Ok((with([Self::Auto, Self::Class], classes), with([Self::Auto, Self::Attributes], attributes)))
+    }
 }
 
 /// Settings of `strata train diffusion`; a run directory's `config.toml` holds them resolved.
@@ -34,9 +57,9 @@ pub struct DiffusionTraining {
     pub images: u64,
     /// Images per step.
     pub batch: usize,
-    /// Whether the model learns the classes of the data.
+    /// What of the data's classes and attributes the model learns to be told.
     pub conditioning: Conditioning,
-    /// Probability that a sample is trained without its class, for classifier-free guidance (Ho & Salimans 2022: 0.1).
+    /// Probability that a sample is trained without its class and attributes, for classifier-free guidance (Ho & Salimans 2022: 0.1).
     pub class_dropout: f64,
     /// Norm to which the gradient is clipped; 0 for no clipping.
     pub max_grad_norm: f64,
@@ -66,7 +89,9 @@ pub struct DiffusionTraining {
     pub lr_schedule: LrSchedule,
     /// The average of the weights that sampling uses.
     pub ema: EmaSchedule,
-    /// The network. Its input and output channels are those of the latents.
+    /// How pictures are prepared, with `--data`.
+    pub pictures: PictureSettings,
+    /// The network. Its input and output channels are those of the data.
     pub unet: UNetConfig,
 }
 
@@ -94,6 +119,7 @@ impl Default for DiffusionTraining {
             optimizer: AdamWConfig { lr: 2e-4, weight_decay: 0.0, ..AdamWConfig::default() },
             lr_schedule: LrSchedule::Warmup { warmup_images: 10_000 },
             ema: EmaSchedule::HalfLife { half_life_images: 500_000.0, rampup_ratio: Some(0.05), batch_counts: false },
+            pictures: PictureSettings::default(),
             unet: UNetConfig::default(),
         }
     }
@@ -112,6 +138,7 @@ impl DiffusionTraining {
         ("celeba32-edm-multistage", include_str!("../../presets/celeba32-edm-multistage.toml")),
         ("cifar10-ddpmpp-multistage", include_str!("../../presets/cifar10-ddpmpp-multistage.toml")),
         ("small-edm-multistage", include_str!("../../presets/small-edm-multistage.toml")),
+        ("emoji-32-edm-multistage", include_str!("../../presets/emoji-32-edm-multistage.toml")),
         ("small-ddpmpp-multistage", include_str!("../../presets/small-ddpmpp-multistage.toml")),
     ];
 

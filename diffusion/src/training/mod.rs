@@ -1,14 +1,14 @@
-//! Training of a multistage diffusion model on latents.
+//! Training of a multistage diffusion model on latents or pictures.
 
 mod batch;
 mod config;
+mod data;
 mod record;
 
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use strata_datasets::LatentSet;
 use strata_nn::{ops, random::Key};
 use strata_training::{
     CheckpointParts, Ema, Interrupt, Optimizer, Progress, RunDir, StepOptions, Stopwatch,
@@ -19,11 +19,12 @@ use strata_training::{
 
 pub use batch::{Batch, Batches};
 pub use config::{Conditioning, DiffusionTraining};
+pub use data::{PictureSettings, TrainingData};
 use record::Record;
 
 use crate::{
     Error, Result,
-    model::{LatentScaling, Model, ModelConfig, row_factors},
+    model::{Model, ModelConfig, row_factors},
     noise::NoiseSampler,
 };
 
@@ -42,34 +43,27 @@ pub struct TrainSummary {
     pub finished: bool,
 }
 
-/// The model configuration that `config` describes on these latents and stage boundaries (sigma, ascending).
+/// The model configuration that `config` describes on these data and stage boundaries (sigma, ascending).
 ///
 /// # Errors
-/// If the U-Net, the stages and the latents do not fit together.
-pub fn model_config(config: &DiffusionTraining, latents: &LatentSet, boundaries: &[f64]) -> Result<ModelConfig> {
-    let manifest = latents.manifest();
+/// If the U-Net, the stages and the data do not fit together.
+pub fn model_config(config: &DiffusionTraining, data: TrainingData<'_>, boundaries: &[f64]) -> Result<ModelConfig> {
+    data.check(config)?;
+    let shape = data.shape(config);
     let mut unet = config.unet.clone();
-    (unet.in_channels, unet.out_channels) = (manifest.channels, manifest.channels);
+    (unet.in_channels, unet.out_channels) = (shape[0], shape[0]);
     unet.check_stages(boundaries.len() + 1)?;
-    let classes = if config.conditioning == Conditioning::None { 0 } else { manifest.class_names.len() };
-    if config.conditioning == Conditioning::Class && classes == 0 {
-        let message =
-            "`conditioning` is class, but the latents carry no classes: encode a data set with labels, or leave it at auto";
-        return Err(Error::Config(message.into()));
-    }
+    let (class_names, attribute_names) = config.conditioning.of(data)?;
     let model = ModelConfig {
         unet,
         parametrization: config.parametrization,
         schedule: config.schedule.clone(),
         boundaries: boundaries.to_vec(),
-        classes,
-        class_names: if classes > 0 { manifest.class_names.clone() } else { Vec::new() },
-        shape: [manifest.channels, manifest.height, manifest.width],
-        latents: LatentScaling {
-            scale: manifest.scale.clone(),
-            shift: manifest.shift.clone(),
-            autoencoder_sha256: manifest.autoencoder_sha256.clone(),
-        },
+        classes: class_names.len(),
+        class_names,
+        attribute_names,
+        shape,
+        latents: data.scaling(),
     };
     model.validate()?;
     Ok(model)
@@ -81,7 +75,7 @@ pub fn model_config(config: &DiffusionTraining, latents: &LatentSet, boundaries:
 /// If the parts do not fit, the run directory cannot be written, or the loss stays non-finite.
 pub fn train(
     config: &DiffusionTraining,
-    latents: &LatentSet,
+    data: TrainingData<'_>,
     boundaries: &[f64],
     run: &mut RunDir,
     context: &TrainContext<'_>,
@@ -89,9 +83,8 @@ pub fn train(
     // Build.
     config.validate()?;
     let device = context.device;
-    let model = Model::new(&model_config(config, latents, boundaries)?, config.seed, device)?;
+    let model = Model::new(&model_config(config, data, boundaries)?, config.seed, device)?;
     let noise = NoiseSampler::new(config.noise, &config.schedule, boundaries, &config.stage_policy)?;
-    let batches = Batches::new(latents, config, noise, model.config().classes > 0);
     let mut optimizer = Optimizer::new(model.store().trainable(), config.optimizer)?;
     let mut ema = Ema::new(model.store(), config.ema)?;
     let (mut position, mut record) = (Position::default(), Record::new(model.stages()));
@@ -103,6 +96,7 @@ pub fn train(
     }
 
     // Step by step.
+    let mut batches = Batches::new((data, model.config()), config, noise, position.seen_images, context.progress)?;
     let mut watch = Stopwatch::new();
     let mut finished = true;
     let label = format!("training the {}-stage model", model.stages());
@@ -174,7 +168,7 @@ pub fn sample_losses(model: &Model, config: &DiffusionTraining, batch: &Batch, k
 pub fn network_errors(model: &Model, batch: &Batch, train: Option<Key>) -> Result<Tensor> {
     let (sigmas, x0) = (&batch.sigmas, &batch.x0);
     let x = (x0 + batch.eps.broadcast_mul(&row_factors(sigmas, x0, |s| s)?)?)?;
-    let condition = model.condition(&batch.labels)?;
+    let condition = model.condition(&batch.labels, &batch.attributes)?;
     let answer = model.network(&x, sigmas, &condition, train)?;
     let skipped = x.broadcast_mul(&row_factors(sigmas, x0, |s| model.preconditioning(s).c_skip)?)?;
     let target = (x0 - skipped)?.broadcast_mul(&row_factors(sigmas, x0, |s| 1.0 / model.preconditioning(s).c_out)?)?;

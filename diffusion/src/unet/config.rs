@@ -217,6 +217,7 @@ impl UNetConfig {
         ("cifar10-ddpmpp-multistage", include_str!("../../presets/cifar10-ddpmpp-multistage.toml")),
         ("small-multistage", include_str!("../../presets/small-multistage.toml")),
         ("small-edm-multistage", include_str!("../../presets/small-edm-multistage.toml")),
+        ("emoji-32-edm-multistage", include_str!("../../presets/emoji-32-edm-multistage.toml")),
         ("small-ddpmpp-multistage", include_str!("../../presets/small-ddpmpp-multistage.toml")),
     ];
 

@@ -63,6 +63,9 @@ impl<'a> Job<'a> {
             "autoguidance_sha256": painter.worse.as_ref().map(|(_, sha256)| sha256),
             "folders": self.output.folders,
         });
+        if !options.attributes.is_empty() {
+            origin["attributes"] = json!(options.attributes);
+        }
         let beginning = self.beginning.map(|b| json!([b.sha256.0, b.start.strength, b.sha256.1]));
         origin["init_image_strength_mask"] = json!(beginning);
         origin

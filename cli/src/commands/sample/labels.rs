@@ -1,4 +1,4 @@
-//! Classes as typed.
+//! Classes and attributes as typed.
 
 use strata_diffusion::model::Model;
 
@@ -40,4 +40,32 @@ fn unknown_class(class: &str, names: &[String], classes: usize) -> anyhow::Error
     });
     let near = nearest.map_or(String::new(), |n| format!("; the nearest is `{n}`"));
     hinted(format!("--class: there is no class `{class}`{near}"), format!("classes 0 to {}: {}", classes - 1, names.join(", ")))
+}
+
+/// A row for the model's attributes: 1 for each name, -1 for each name behind a minus, 0 for the others; empty without names.
+///
+/// # Errors
+/// All names that the model does not know or that are named twice.
+pub fn attributes(model: &Model, typed: &[String]) -> anyhow::Result<Vec<i8>> {
+    let names = &model.config().attribute_names;
+    if typed.is_empty() {
+        return Ok(Vec::new());
+    }
+    if names.is_empty() {
+        let hint = "leave them out, or train on data with attributes";
+        return Err(hinted(format!("--attributes {}: the model knows none", typed.join(",")), hint));
+    }
+    let (mut row, mut wrong) = (vec![0; names.len()], Vec::new());
+    for text in typed {
+        let (name, value) = text.strip_prefix('-').map_or((text.as_str(), 1), |name| (name, -1));
+        match names.iter().position(|n| n.eq_ignore_ascii_case(name)) {
+            Some(at) if row[at] == 0 => row[at] = value,
+            Some(_) => wrong.push(format!("`{name}` is named twice")),
+            None => wrong.push(format!("there is no attribute `{name}`")),
+        }
+    }
+    match wrong.is_empty() {
+        true => Ok(row),
+        false => Err(hinted(format!("--attributes: {}", wrong.join("; ")), format!("attributes: {}", names.join(", ")))),
+    }
 }

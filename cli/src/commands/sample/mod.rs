@@ -17,14 +17,18 @@ use strata_diffusion::{
     sampling::{GuidanceOptions, SampleCost, SampleOptions},
 };
 
-pub use self::{draw::draw, labels::labels, painter::Painter};
+pub use self::{
+    draw::draw,
+    labels::{attributes, labels},
+    painter::Painter,
+};
 use self::{
     draw::{Drawn, Job},
     start::Beginning,
 };
 use crate::{Outcome, args, context::Context};
 
-/// Guidance when a class is asked for and no scale is given.
+/// Guidance when a class or an attribute is asked for and no scale is given.
 pub const DEFAULT_GUIDANCE: f64 = 2.0;
 
 /// The command.
@@ -39,6 +43,7 @@ pub fn run(args: &args::Sample, context: &Context) -> anyhow::Result<Outcome> {
     let beginning = Beginning::load(&args.start, &painter)?;
     let options = SampleOptions {
         labels: labels(&painter.model, args.wish.class.as_deref(), &seeds)?,
+        attributes: attributes(&painter.model, &args.wish.attributes)?,
         seeds,
         batch: args.batch,
         steps: args.solver.steps,
@@ -61,7 +66,7 @@ pub fn run(args: &args::Sample, context: &Context) -> anyhow::Result<Outcome> {
 }
 
 fn guidance(wish: &args::Wish, painter: &Painter) -> anyhow::Result<GuidanceOptions> {
-    let guided = wish.class.is_some() || wish.autoguidance.is_some();
+    let guided = wish.class.is_some() || !wish.attributes.is_empty() || wish.autoguidance.is_some();
     Ok(GuidanceOptions {
         scale: wish.guidance.unwrap_or(if guided { DEFAULT_GUIDANCE } else { 1.0 }),
         interval: wish.guidance_interval,

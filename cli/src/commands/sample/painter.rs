@@ -1,4 +1,4 @@
-//! What draws: a model, the autoencoder of its latents, and perhaps a worse model that guides.
+//! What draws: a model, the autoencoder of its latents if it has one, and perhaps a worse model that guides.
 
 use std::path::Path;
 
@@ -15,14 +15,14 @@ use crate::{
     hint::hinted,
 };
 
-/// A model and the autoencoder that turns its latents into pictures.
+/// A model, and the autoencoder that turns its latents into pictures.
 pub struct Painter {
     /// The diffusion model.
     pub model: Model,
     /// SHA-256 of its weight file.
     pub model_sha256: String,
-    /// The autoencoder of its latents.
-    pub autoencoder: LoadedAutoencoder,
+    /// The autoencoder of its latents; none where its samples are pictures.
+    pub autoencoder: Option<LoadedAutoencoder>,
     /// The model of autoguidance with its SHA-256.
     pub worse: Option<(Model, String)>,
 }
@@ -34,25 +34,24 @@ impl Painter {
     /// If one of them cannot be read, or they do not belong together.
     pub fn load(path: &Path, autoencoder: Option<&Path>, worse: Option<&Path>, context: &Context) -> anyhow::Result<Self> {
         let (model, model_sha256) = load_model(path, context)?;
-        let made_by = &model.config().latents.autoencoder_sha256;
-        let beside = if path.is_dir() { path.join(AUTOENCODER) } else { path.with_file_name(AUTOENCODER) };
-        let given = autoencoder.map_or(beside, Path::to_path_buf);
-        if autoencoder.is_none() && !given.is_file() {
-            let hint = "name the autoencoder of its latents with --autoencoder";
-            return Err(hinted(format!("{}: there is no {AUTOENCODER} beside the model", path.display()), hint));
+        let latents = &model.config().latents;
+        if latents.is_pixels() && autoencoder.is_some() {
+            anyhow::bail!("--autoencoder: the samples of {} are pictures, not latents", path.display());
         }
-        let weights = strata_autoencoder::weight_file(&given)?;
-        check_autoencoder(&weights, made_by)?;
-        let autoencoder = strata_autoencoder::load(&weights, &context.device)?;
+        let autoencoder = match latents.is_pixels() {
+            true => None,
+            false => Some(load_autoencoder(path, autoencoder, &latents.autoencoder_sha256, context)?),
+        };
         let worse = worse.map(|path| load_model(path, context)).transpose()?;
         if let Some((worse, _)) = &worse {
             let theirs = &worse.config().latents;
             ensure!(
                 *theirs == model.config().latents,
-                "--autoguidance: its latents are others: of autoencoder sha256 {}, scale {:?}, shift {:?}; the model's are of {made_by}",
+                "--autoguidance: its latents are others: of autoencoder sha256 {}, scale {:?}, shift {:?}; the model's are of {}",
                 theirs.autoencoder_sha256,
                 theirs.scale,
-                theirs.shift
+                theirs.shift,
+                model.config().latents.autoencoder_sha256
             );
         }
         Ok(Self { model, model_sha256, autoencoder, worse })
@@ -64,13 +63,34 @@ impl Painter {
     /// If the shape is another.
     pub fn pictures(&self, x: &Tensor) -> anyhow::Result<Vec<RgbImage>> {
         let z = self.model.config().latents.undo(x)?;
-        Ok(strata_autoencoder::decode_latents(&self.autoencoder, &z, None)?)
+        match &self.autoencoder {
+            Some(autoencoder) => Ok(strata_autoencoder::decode_latents(autoencoder, &z, None)?),
+            None => Ok(strata_autoencoder::pictures::from_tensor(&z)?),
+        }
+    }
+
+    /// Pixels to a number of a sample, along a side.
+    pub fn factor(&self) -> usize {
+        self.autoencoder.as_ref().map_or(1, |a| a.config.factor())
     }
 
     /// Side of the pictures.
     pub fn size(&self) -> usize {
-        self.model.config().shape[1] * self.autoencoder.config.factor()
+        self.model.config().shape[1] * self.factor()
     }
+}
+
+/// The autoencoder kept beside a model, or the given one.
+fn load_autoencoder(path: &Path, given: Option<&Path>, made_by: &str, context: &Context) -> anyhow::Result<LoadedAutoencoder> {
+    let beside = if path.is_dir() { path.join(AUTOENCODER) } else { path.with_file_name(AUTOENCODER) };
+    let file = given.map_or(beside, Path::to_path_buf);
+    if given.is_none() && !file.is_file() {
+        let hint = "name the autoencoder of its latents with --autoencoder";
+        return Err(hinted(format!("{}: there is no {AUTOENCODER} beside the model", path.display()), hint));
+    }
+    let weights = strata_autoencoder::weight_file(&file)?;
+    check_autoencoder(&weights, made_by)?;
+    Ok(strata_autoencoder::load(&weights, &context.device)?)
 }
 
 fn load_model(path: &Path, context: &Context) -> anyhow::Result<(Model, String)> {

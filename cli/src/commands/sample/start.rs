@@ -58,11 +58,14 @@ fn read(file: &Path, transform: &Transform) -> anyhow::Result<RgbImage> {
     transform.apply(&image).with_context(context)
 }
 
-/// The scaled latent [C, H, W] of a picture: the mode of its posterior, or what comes before the codebook.
+/// The sample [C, H, W] of a picture: itself, or its scaled latent: the mode of the posterior, or what comes before the codebook.
 fn encode(painter: &Painter, image: &RgbImage) -> anyhow::Result<Tensor> {
-    let autoencoder = &painter.autoencoder;
-    let x = to_tensor(&image.pixels, 1, image.width, autoencoder.store.device())?;
-    Ok(painter.model.config().latents.apply(&autoencoder.model.encode(&x)?)?.squeeze(0)?)
+    let x = to_tensor(&image.pixels, 1, image.width, painter.model.store().device())?;
+    let z = match &painter.autoencoder {
+        Some(autoencoder) => autoencoder.model.encode(&x)?,
+        None => x,
+    };
+    Ok(painter.model.config().latents.apply(&z)?.squeeze(0)?)
 }
 
 /// Which pixels stay: those that are darker than the middle. Cropped as the picture is, without blending.
@@ -82,7 +85,7 @@ fn kept_pixels(file: &Path, transform: &Transform) -> anyhow::Result<Vec<bool>> 
 
 /// [1, H, W]: 1 for the latents of whose pixels all stay.
 fn latent_mask(kept: &[bool], painter: &Painter) -> anyhow::Result<Tensor> {
-    let (size, factor) = (painter.size(), painter.autoencoder.config.factor());
+    let (size, factor) = (painter.size(), painter.factor());
     let side = size / factor;
     let cell = |i: usize| {
         let (top, left) = (i / side * factor, i % side * factor);

@@ -1,0 +1,189 @@
+//! What a model is trained on: latents, or pictures themselves.
+
+use serde::{Deserialize, Serialize};
+use strata_datasets::{Crop, Dataset, LatentSet, LoaderOptions, PictureStream, Resampling, Transform};
+use strata_nn::random::Key;
+use strata_training::Progress;
+
+use super::DiffusionTraining;
+use crate::{Error, Result, model::LatentScaling};
+
+/// How pictures are prepared where a model is trained on them rather than on latents.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PictureSettings {
+    /// Side in pixels.
+    pub size: usize,
+    /// What is kept of a picture that is no square.
+    pub crop: Crop,
+    /// How pixels are resampled.
+    pub filter: Resampling,
+    /// Mirror each picture with probability one half.
+    pub flip: bool,
+    /// Share of unusable pictures above which a run stops.
+    pub max_bad: f64,
+}
+
+impl Default for PictureSettings {
+    fn default() -> Self {
+        Self { size: 32, crop: Crop::default(), filter: Resampling::default(), flip: true, max_bad: 0.01 }
+    }
+}
+
+/// What a model is trained on.
+#[derive(Clone, Copy)]
+pub enum TrainingData<'a> {
+    /// Latents; the posterior is sampled anew at each step.
+    Latents(&'a LatentSet),
+    /// Pictures, RGB in [-1, 1].
+    Pictures(&'a Dataset),
+}
+
+impl TrainingData<'_> {
+    /// Channels, height and width of a sample.
+    pub fn shape(&self, config: &DiffusionTraining) -> [usize; 3] {
+        match self {
+            Self::Latents(set) => [set.manifest().channels, set.manifest().height, set.manifest().width],
+            Self::Pictures(_) => [3, config.pictures.size, config.pictures.size],
+        }
+    }
+
+    /// Class names by label; empty when unlabelled.
+    pub fn class_names(&self) -> &[String] {
+        match self {
+            Self::Latents(set) => set.class_names(),
+            Self::Pictures(data) => data.class_names(),
+        }
+    }
+
+    /// Names of binary attributes; empty where there are none.
+    pub fn attribute_names(&self) -> &[String] {
+        match self {
+            Self::Latents(set) => &set.manifest().attribute_names,
+            Self::Pictures(data) => &data.summary().attribute_names,
+        }
+    }
+
+    /// What turns a model's samples back into these data.
+    pub fn scaling(&self) -> LatentScaling {
+        match self {
+            Self::Latents(set) => LatentScaling {
+                scale: set.manifest().scale.clone(),
+                shift: set.manifest().shift.clone(),
+                autoencoder_sha256: set.manifest().autoencoder_sha256.clone(),
+            },
+            Self::Pictures(_) => LatentScaling::pixels(),
+        }
+    }
+
+    /// Refuses settings under which these data cannot be read.
+    pub(super) fn check(&self, config: &DiffusionTraining) -> Result<()> {
+        match self {
+            Self::Pictures(data) if data.is_empty() => Err(Error::Config("the data set holds no pictures to train on".into())),
+            Self::Pictures(_) if config.pictures.size == 0 => {
+                Err(Error::Config("`pictures.size`: expected 1 or more, got 0".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Samples in a seeded order.
+pub(super) enum Source<'a> {
+    Latents { set: &'a LatentSet, order: strata_datasets::Order, affine: Vec<(f32, f32)>, seed: u64 },
+    Pictures { data: &'a Dataset, stream: Box<PictureStream> },
+}
+
+/// Samples of one batch, end to end, with what is known of each.
+pub(super) struct Samples {
+    pub(super) x0: Vec<f32>,
+    pub(super) labels: Vec<Option<u32>>,
+    pub(super) attributes: Vec<Vec<i8>>,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn latents(set: &'a LatentSet, seed: u64) -> Self {
+        let manifest = set.manifest();
+        let channel = |values: &[f32], c: usize| if values.len() == 1 { values[0] } else { values[c] };
+        let affine = (0..manifest.channels).map(|c| (channel(&manifest.scale, c), channel(&manifest.shift, c))).collect();
+        Self::Latents { set, order: strata_datasets::Order::new(set.len(), seed), affine, seed }
+    }
+
+    /// All pictures of `data`, from the position `start` on.
+    pub(super) fn pictures(data: &'a Dataset, config: &DiffusionTraining, start: u64, progress: &dyn Progress) -> Result<Self> {
+        let settings = &config.pictures;
+        let transform = Transform { size: settings.size, crop: settings.crop, filter: settings.filter };
+        let options = LoaderOptions {
+            batch: config.batch,
+            seed: config.seed,
+            flip: settings.flip,
+            start,
+            max_bad: settings.max_bad,
+            ..LoaderOptions::default()
+        };
+        let all: Vec<usize> = (0..data.len()).collect();
+        progress.start("reading pictures", all.len() as u64, "images");
+        let stream = PictureStream::new(data, &all, transform, options, &|done| progress.advance(done, ""))?;
+        progress.finish();
+        Ok(Self::Pictures { data, stream: Box::new(stream) })
+    }
+
+    /// The `n` samples from `position` on; `attributes`: whether theirs are wanted.
+    pub(super) fn batch(&mut self, position: u64, n: usize, attributes: bool) -> Result<Samples> {
+        match self {
+            Self::Latents { set, order, affine, seed } => {
+                let mut out = Samples { x0: Vec::new(), labels: Vec::new(), attributes: Vec::new() };
+                for p in position..position + n as u64 {
+                    let item = order.at(p);
+                    push_latent((set, item), affine, Key::new(*seed, "posterior").index(p), &mut out.x0)?;
+                    out.labels.push(set.label(item));
+                    out.attributes.push(if attributes { set.attributes(item).to_vec() } else { Vec::new() });
+                }
+                Ok(out)
+            }
+            Self::Pictures { data, stream } => {
+                let batch = stream.batch(position, n)?;
+                let of = |&i: &usize| if attributes { Ok(data.info(i)?.attributes) } else { Ok(Vec::new()) };
+                let attributes = batch.indices.iter().map(of).collect::<Result<_>>()?;
+                Ok(Samples { x0: channels_first(&batch.pixels, n), labels: batch.labels, attributes })
+            }
+        }
+    }
+}
+
+/// Packed RGB bytes of `n` pictures as planes in [-1, 1].
+fn channels_first(pixels: &[u8], n: usize) -> Vec<f32> {
+    let mut x0 = Vec::with_capacity(pixels.len());
+    for picture in pixels.chunks_exact((pixels.len() / n.max(1)).max(3)) {
+        for channel in 0..3 {
+            x0.extend(picture.iter().skip(channel).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0));
+        }
+    }
+    x0
+}
+
+/// A fresh sample of the posterior, shifted and scaled: `(mean + exp(logvar / 2) noise - shift) scale`.
+fn push_latent((set, item): (&LatentSet, usize), affine: &[(f32, f32)], key: Key, out: &mut Vec<f32>) -> Result<()> {
+    let moments = set.moments(item)?;
+    let area = set.manifest().height * set.manifest().width;
+    let n = affine.len() * area;
+    let (mean, logvar) = moments.split_at(n);
+    let noise = if logvar.is_empty() { Vec::new() } else { key.normal(n) };
+    for (i, mean) in mean.iter().enumerate() {
+        let deviation = logvar.get(i).map_or(0.0, |v| (0.5 * v.clamp(-30.0, 20.0)).exp() * noise[i]);
+        let (scale, shift) = affine[i / area];
+        out.push((mean + deviation - shift) * scale);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_of_two_pictures() {
+        let x0 = channels_first(&[0, 255, 0, 255, 255, 0, 0, 0, 255, 255, 0, 0], 2);
+        assert_eq!(x0, [-1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0, -1.0, -1.0, 1.0, -1.0]);
+    }
+}
