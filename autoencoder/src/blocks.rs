@@ -6,6 +6,7 @@ use strata_nn::{
     layers::{Conv2d, GroupNorm, Linear},
     ops::{self, Conv2dConfig, Padding},
     params::{Init, Scope},
+    recompute::checkpoint,
 };
 
 use crate::{
@@ -130,12 +131,13 @@ impl Chain {
         self.blocks.iter().for_each(|block| block.extend(segment));
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// `recompute`: whether activations inside the blocks are computed anew in the backward pass.
+    pub(crate) fn forward(&self, x: &Tensor, recompute: bool) -> Result<Tensor> {
         let mut h = x.clone();
         for (j, block) in self.blocks.iter().enumerate() {
-            h = block.forward(&h)?;
+            h = run(block, &h, recompute, ResidualBlock::forward)?;
             if let Some(attention) = self.attentions.get(j) {
-                h = attention.forward(&h)?;
+                h = run(attention, &h, recompute, AttentionBlock::forward)?;
             }
         }
         Ok(h)
@@ -160,13 +162,25 @@ impl Middle {
         })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut h = self.block1.forward(x)?;
+    pub(crate) fn forward(&self, x: &Tensor, recompute: bool) -> Result<Tensor> {
+        let mut h = run(&self.block1, x, recompute, ResidualBlock::forward)?;
         if let Some(attention) = &self.attention {
-            h = attention.forward(&h)?;
+            h = run(attention, &h, recompute, AttentionBlock::forward)?;
         }
-        self.block2.forward(&h)
+        run(&self.block2, &h, recompute, ResidualBlock::forward)
     }
+}
+
+/// One block, its activations kept or computed anew in the backward pass. Its clone shares the parameters.
+fn run<B>(block: &B, x: &Tensor, recompute: bool, forward: fn(&B, &Tensor) -> Result<Tensor>) -> Result<Tensor>
+where
+    B: Clone + Send + Sync + 'static,
+{
+    if !recompute {
+        return forward(block, x);
+    }
+    let block = block.clone();
+    checkpoint(true, &[x], move |x| forward(&block, &x[0]))
 }
 
 /// Halving of both sides.

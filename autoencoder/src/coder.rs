@@ -23,6 +23,7 @@ pub(crate) struct Encoder {
     middle: Middle,
     norm_out: GroupNorm,
     conv_out: Conv2d,
+    recompute: bool,
 }
 
 impl Encoder {
@@ -47,14 +48,20 @@ impl Encoder {
             middle: Middle::new(&scope.pp("middle"), c, groups, config.middle_attention)?,
             norm_out: GroupNorm::new(&scope.pp("norm_out"), c, groups, NORM_EPS)?,
             conv_out: Conv2d::new(&scope.pp("conv_out"), c, c_out, 3)?,
+            recompute: false,
         })
+    }
+
+    /// Whether blocks compute their activations anew in the backward pass.
+    pub(crate) fn checkpoint_activations(&mut self, on: bool) {
+        self.recompute = on;
     }
 
     /// x: `[B, H, W, C_in]` -> `[B, h, w, c_out]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut h = self.conv_in.forward(&fold(&precision::enter(x)?, self.patch)?)?;
         for (chain, down) in &self.levels {
-            h = chain.forward(&h)?;
+            h = chain.forward(&h, self.recompute)?;
             if let Some(down) = down {
                 h = down.forward(&h)?;
             }
@@ -63,7 +70,7 @@ impl Encoder {
     }
 
     fn lowest(&self, h: &Tensor) -> Result<Tensor> {
-        precision::leave(&self.conv_out.forward(&self.norm_out.forward_silu(&self.middle.forward(h)?)?)?)
+        precision::leave(&self.conv_out.forward(&self.norm_out.forward_silu(&self.middle.forward(h, self.recompute)?)?)?)
     }
 
     /// The same for one image in float32, by tiles of about `side` pixels. The lowest level, and all from the first with attention on, run
@@ -79,7 +86,7 @@ impl Encoder {
         }
         let mut h = tiled::run(&segments, fold(x, self.patch)?, side / self.patch)?;
         for (chain, down) in &self.levels[tiled..] {
-            h = chain.forward(&h)?;
+            h = chain.forward(&h, self.recompute)?;
             if let Some(down) = down {
                 h = down.forward(&h)?;
             }
@@ -99,6 +106,7 @@ pub(crate) struct Decoder {
     levels: Vec<(Chain, Option<Upsample>)>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
+    recompute: bool,
 }
 
 impl Decoder {
@@ -120,14 +128,20 @@ impl Decoder {
         let c_out = config.out_channels * config.patch * config.patch;
         let norm_out = GroupNorm::new(&scope.pp("norm_out"), c, groups, NORM_EPS)?;
         let conv_out = Conv2d::new(&scope.pp("conv_out"), c, c_out, 3)?;
-        Ok(Self { patch: config.patch, tanh_out: config.tanh_out, conv_in, middle, levels, norm_out, conv_out })
+        let (patch, tanh_out) = (config.patch, config.tanh_out);
+        Ok(Self { patch, tanh_out, conv_in, middle, levels, norm_out, conv_out, recompute: false })
+    }
+
+    /// As [`Encoder::checkpoint_activations`].
+    pub(crate) fn checkpoint_activations(&mut self, on: bool) {
+        self.recompute = on;
     }
 
     /// Everything but the last convolution. z: `[B, h, w, bottleneck]` -> `[B, H/p, W/p, channels of level 0]`.
     pub(crate) fn features(&self, z: &Tensor) -> Result<Tensor> {
-        let mut h = self.middle.forward(&self.conv_in.forward(&precision::enter(z)?)?)?;
+        let mut h = self.middle.forward(&self.conv_in.forward(&precision::enter(z)?)?, self.recompute)?;
         for (chain, up) in &self.levels {
-            h = chain.forward(&h)?;
+            h = chain.forward(&h, self.recompute)?;
             if let Some(up) = up {
                 h = up.forward(&h)?;
             }
@@ -144,13 +158,13 @@ impl Decoder {
     /// The whole of it for one latent in float32, by tiles of about `side` pixels. The lowest level, and all up to the last with attention, run
     /// whole.
     pub(crate) fn forward_tiled(&self, z: &Tensor, side: usize) -> crate::Result<Tensor> {
-        let mut h = self.middle.forward(&self.conv_in.forward(z)?)?;
+        let mut h = self.middle.forward(&self.conv_in.forward(z)?, self.recompute)?;
         let whole = self.levels.iter().rposition(|(chain, _)| !chain.is_local()).map_or(0, |last| last + 1);
         let mut segment = Segment::new();
         let mut segments = Vec::new();
         for (i, (chain, up)) in self.levels.iter().enumerate() {
             if i < whole {
-                h = chain.forward(&h)?;
+                h = chain.forward(&h, self.recompute)?;
             } else {
                 chain.extend(&mut segment);
             }

@@ -46,6 +46,13 @@ impl AutoencoderKl {
         &self.config
     }
 
+    /// Whether the blocks' activations are computed anew in the backward pass instead of being kept; every gradient stays the
+    /// same bits.
+    pub fn checkpoint_activations(&mut self, on: bool) {
+        self.encoder.checkpoint_activations(on);
+        self.decoder.checkpoint_activations(on);
+    }
+
     /// Pixels per latent position along one side.
     pub fn factor(&self) -> usize {
         self.config.factor()

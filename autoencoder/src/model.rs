@@ -129,6 +129,15 @@ impl Autoencoder {
         })
     }
 
+    /// As [`AutoencoderKl::checkpoint_activations`].
+    pub fn checkpoint_activations(&mut self, on: bool) {
+        match self {
+            Self::Kl(model) => model.checkpoint_activations(on),
+            Self::Vq(model) => model.checkpoint_activations(on),
+            Self::Tiny(model) => model.checkpoint_activations(on),
+        }
+    }
+
     /// What training may draw latents from, as shards hold it: mean and log-variance `[B, 2Z, h, w]` of a KL model, the latent
     /// itself of the others.
     ///

@@ -136,6 +136,9 @@ pub struct AutoencoderTraining {
     pub beta2: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// Blocks compute their activations anew in the backward pass instead of keeping them: less memory, more time, and the same
+    /// numbers.
+    pub checkpoint_activations: bool,
     /// Gradients are scaled down to this norm; 0: never.
     pub max_grad_norm: f64,
     /// Half-life of the average of the weights, in images. The average begins short and grows with the run.
@@ -190,6 +193,7 @@ impl Default for AutoencoderTraining {
             beta1: 0.9,
             beta2: 0.99,
             weight_decay: 0.0,
+            checkpoint_activations: false,
             max_grad_norm: 1.0,
             ema_half_life_images: 1_000.0,
             max_minutes: 0.0,
@@ -238,8 +242,15 @@ impl AutoencoderTraining {
 
     /// Settings that a run may be continued with another value of: they change no number that is trained. (Who names another
     /// `perceptual.file` compares what is in it.)
-    pub const FREE_KEYS: &'static [&'static str] =
-        &["max_minutes", "save_every_images", "log_every_images", "evaluate_every_images", "evaluate_images", "perceptual.file"];
+    pub const FREE_KEYS: &'static [&'static str] = &[
+        "max_minutes",
+        "save_every_images",
+        "log_every_images",
+        "evaluate_every_images",
+        "evaluate_images",
+        "perceptual.file",
+        "checkpoint_activations",
+    ];
 
     /// How pictures are prepared.
     pub fn transform(&self) -> Transform {

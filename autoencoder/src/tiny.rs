@@ -7,6 +7,7 @@ use strata_nn::{
     ops::{self, Conv2dConfig, Padding},
     params::{Init, Parameter, Scope},
     precision,
+    recompute::checkpoint,
 };
 
 use crate::{
@@ -107,7 +108,10 @@ enum Step {
 }
 
 #[derive(Clone, Debug)]
-struct Stack(Vec<Step>);
+struct Stack {
+    steps: Vec<Step>,
+    recompute: bool,
+}
 
 impl AutoencoderTiny {
     /// Creates the parameters below `scope`.
@@ -125,6 +129,11 @@ impl AutoencoderTiny {
     /// The configuration it was built from.
     pub fn config(&self) -> &TinyConfig {
         &self.config
+    }
+
+    /// As [`AutoencoderKl::checkpoint_activations`](crate::AutoencoderKl::checkpoint_activations).
+    pub fn checkpoint_activations(&mut self, on: bool) {
+        (self.encoder.recompute, self.decoder.recompute) = (on, on);
     }
 
     /// x: `[B, C, H, W]` in [-1, 1] -> latents `[B, Z, h, w]`.
@@ -201,7 +210,7 @@ fn encoder(config: &TinyConfig, scope: &Scope) -> Result<Stack> {
         }
     }
     steps.push(Step::Conv(Conv2d::new(&scope.pp("conv_out"), c, config.latent_channels, 3)?));
-    Ok(Stack(steps))
+    Ok(Stack { steps, recompute: false })
 }
 
 /// All but the last convolution.
@@ -218,7 +227,7 @@ fn decoder(config: &TinyConfig, scope: &Scope) -> Result<Stack> {
             steps.extend([Step::Double, Step::Conv(conv)]);
         }
     }
-    Ok(Stack(steps))
+    Ok(Stack { steps, recompute: false })
 }
 
 fn block(scope: &Scope, c: usize) -> Result<Step> {
@@ -226,11 +235,16 @@ fn block(scope: &Scope, c: usize) -> Result<Step> {
     Ok(Step::Block([conv("conv1")?, conv("conv2")?, conv("conv3")?]))
 }
 
+fn residual([a, b, c]: &[Conv2d; 3], x: &Tensor) -> strata_nn::Result<Tensor> {
+    let inner = c.forward(&b.forward(&a.forward(x)?.relu()?)?.relu()?)?;
+    Ok((inner + x)?.relu()?)
+}
+
 impl Stack {
     /// The same, operation by operation, cut where the resolution changes.
     fn segments(&self) -> Vec<Segment<'_>> {
         let mut segments = vec![Segment::new()];
-        for step in &self.0 {
+        for step in &self.steps {
             if matches!(step, Step::Double) {
                 segments.push(Segment::new());
             }
@@ -255,13 +269,13 @@ impl Stack {
 
     fn forward(&self, x: &Tensor) -> strata_nn::Result<Tensor> {
         let mut h = precision::enter(x)?;
-        for step in &self.0 {
+        for step in &self.steps {
             h = match step {
                 Step::Conv(conv) | Step::Half(conv) => conv.forward(&h)?,
                 Step::ConvRelu(conv) => conv.forward(&h)?.relu()?,
-                Step::Block([a, b, c]) => {
-                    let inner = c.forward(&b.forward(&a.forward(&h)?.relu()?)?.relu()?)?;
-                    (inner + h)?.relu()?
+                Step::Block(convs) => {
+                    let convs = convs.clone();
+                    checkpoint(self.recompute, &[&h], move |h| residual(&convs, &h[0]))?
                 }
                 Step::Double => ops::upsample_nearest2x(&h)?,
             };

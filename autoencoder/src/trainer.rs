@@ -63,7 +63,8 @@ impl<'a> Trainer<'a> {
     /// A training at its beginning.
     pub(crate) fn new(config: &'a AutoencoderTraining, device: &'a Device) -> Result<Self> {
         let (store, loss_store) = (ParamStore::new(config.seed, device), ParamStore::new(config.seed, device));
-        let model = Autoencoder::new(&config.network(), &store.root())?;
+        let mut model = Autoencoder::new(&config.network(), &store.root())?;
+        model.checkpoint_activations(config.checkpoint_activations);
         let likelihood = Likelihood::new(config, &loss_store)?;
         let usage = matches!(model, Autoencoder::Vq(_)).then(|| Usage::new(config.codebook.codes));
         Ok(Self {

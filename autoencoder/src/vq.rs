@@ -95,6 +95,12 @@ impl VqModel {
         &self.config
     }
 
+    /// As [`AutoencoderKl::checkpoint_activations`](crate::AutoencoderKl::checkpoint_activations).
+    pub fn checkpoint_activations(&mut self, on: bool) {
+        self.encoder.checkpoint_activations(on);
+        self.decoder.checkpoint_activations(on);
+    }
+
     /// The latent before quantization. x: `[B, C, H, W]` in [-1, 1]; answers `[B, D, h, w]`.
     ///
     /// # Errors

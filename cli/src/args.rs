@@ -154,6 +154,9 @@ pub struct Settings {
     /// Images per step
     #[arg(long, value_name = "N")]
     pub batch: Option<usize>,
+    /// Keep less memory and compute more: a block's activations are computed anew in the backward pass
+    #[arg(long)]
+    pub checkpoint_activations: bool,
     /// Save and stop after this long
     #[arg(long, value_name = "MINUTES", value_parser = parse_minutes)]
     pub max_minutes: Option<f64>,

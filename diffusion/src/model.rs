@@ -207,6 +207,11 @@ impl Model {
         Ok(BTreeMap::from([("config".to_string(), config), ("format".to_string(), "strata-diffusion-1".to_string())]))
     }
 
+    /// As [`UNet::checkpoint_activations`].
+    pub fn checkpoint_activations(&mut self, on: bool) {
+        self.unet.checkpoint_activations(on);
+    }
+
     /// What it was built from.
     pub fn config(&self) -> &ModelConfig {
         &self.config

@@ -10,6 +10,7 @@
 //! - [`params`]: the registry of parameters, in order of creation, with seeded initialisers by name.
 //! - [`precision`]: the type of the activations inside networks.
 //! - [`random`]: noise as a function of its coordinates (seed, purpose, step, index).
+//! - [`recompute`]: parts of a network whose activations are computed anew in the backward pass instead of being kept.
 //! - [`weights`]: safetensors files with metadata, written beside their place and renamed.
 //!
 //! ```
@@ -32,6 +33,7 @@ pub mod ops;
 pub mod params;
 pub mod precision;
 pub mod random;
+pub mod recompute;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,6 +1,7 @@
 //! The registry of parameters: names to tensors, in order of creation.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -80,7 +81,8 @@ impl Parameter {
 
     /// The value for a forward pass. A frozen parameter is a constant: no gradient is computed for it.
     pub fn get(&self) -> Tensor {
-        if self.is_trainable() { self.0.var.as_tensor().clone() } else { self.0.var.as_detached_tensor() }
+        let in_graph = self.is_trainable() && !note_use(self);
+        if in_graph { self.0.var.as_tensor().clone() } else { self.0.var.as_detached_tensor() }
     }
 
     /// The variable behind it, for the optimizer.
@@ -97,6 +99,34 @@ impl Parameter {
     pub fn set_trainable(&self, trainable: bool) {
         self.0.trainable.store(trainable, Ordering::Relaxed);
     }
+}
+
+thread_local! {
+    /// The trainable parameters that were looked at since the graph was switched off on this thread.
+    static USED: RefCell<Option<Vec<Parameter>>> = const { RefCell::new(None) };
+}
+
+/// Runs `f` with parameters as constants on this thread; answers also the trainable ones among them, in order of first use.
+pub(crate) fn without_graph<R>(f: impl FnOnce() -> R) -> (R, Vec<Parameter>) {
+    let outer = USED.replace(Some(Vec::new()));
+    let result = f();
+    (result, USED.replace(outer).unwrap_or_default())
+}
+
+/// Whether this thread is inside [`without_graph`].
+pub(crate) fn graph_is_off() -> bool {
+    USED.with_borrow(Option::is_some)
+}
+
+/// Notes the use of a trainable parameter; answers whether the graph is off.
+fn note_use(p: &Parameter) -> bool {
+    USED.with_borrow_mut(|used| {
+        let Some(used) = used else { return false };
+        if !used.iter().any(|u| Arc::ptr_eq(&u.0, &p.0)) {
+            used.push(p.clone());
+        }
+        true
+    })
 }
 
 /// All parameters of a network, in order of creation. Clones share them.

@@ -85,6 +85,7 @@ impl Demo<'_> {
             dry_run: false,
             images: Some((images as f64 * self.args.minutes / PRESET_MINUTES).ceil().max(1.0) as u64),
             batch: None,
+            checkpoint_activations: false,
             max_minutes: Some(share * self.args.minutes),
         }
     }

@@ -61,6 +61,9 @@ pub struct DiffusionTraining {
     pub conditioning: Conditioning,
     /// Probability that a sample is trained without its class and attributes, for classifier-free guidance (Ho & Salimans 2022: 0.1).
     pub class_dropout: f64,
+    /// Blocks compute their activations anew in the backward pass instead of keeping them: less memory, more time, and the same
+    /// numbers.
+    pub checkpoint_activations: bool,
     /// Norm to which the gradient is clipped; 0 for no clipping.
     pub max_grad_norm: f64,
     /// A line in `stats.jsonl` every so many images.
@@ -103,6 +106,7 @@ impl Default for DiffusionTraining {
             batch: 32,
             conditioning: Conditioning::default(),
             class_dropout: 0.1,
+            checkpoint_activations: false,
             max_grad_norm: 1.0,
             log_every_images: 3_200,
             save_every_images: 100_000,
@@ -144,7 +148,7 @@ impl DiffusionTraining {
 
     /// Keys that say how long and how often, not what is trained: a run may go on with other values.
     pub const FREE_KEYS: &'static [&'static str] =
-        &["images", "max_minutes", "log_every_images", "save_every_images", "keep_checkpoints"];
+        &["images", "max_minutes", "log_every_images", "save_every_images", "keep_checkpoints", "checkpoint_activations"];
 
     /// Standard deviation of the data that the parametrization assumes.
     pub fn sigma_data(&self) -> f64 {

@@ -83,7 +83,8 @@ pub fn train(
     // Build.
     config.validate()?;
     let device = context.device;
-    let model = Model::new(&model_config(config, data, boundaries)?, config.seed, device)?;
+    let mut model = Model::new(&model_config(config, data, boundaries)?, config.seed, device)?;
+    model.checkpoint_activations(config.checkpoint_activations);
     let noise = NoiseSampler::new(config.noise, &config.schedule, boundaries, &config.stage_policy)?;
     let mut optimizer = Optimizer::new(model.store().trainable(), config.optimizer)?;
     let mut ema = Ema::new(model.store(), config.ema)?;

@@ -1,10 +1,13 @@
 //! The encoder, the middle and a decoder, assembled from the steps of a plan.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use strata_nn::{
     layers::{Conv2d, GroupNorm, Linear},
     ops::{self, Conv2dConfig, Padding},
     params::Scope,
+    recompute::{checkpoint, seam},
 };
 
 use super::{
@@ -29,8 +32,8 @@ pub(super) struct Encoded {
 #[derive(Debug)]
 pub(super) struct Encoder {
     conv_in: Conv2d,
-    layers: Vec<Layer>,
-    middle: Vec<Layer>,
+    layers: Vec<Arc<Layer>>,
+    middle: Vec<Arc<Layer>>,
 }
 
 impl Encoder {
@@ -49,16 +52,17 @@ impl Encoder {
         let mut h = self.conv_in.forward(x)?;
         let (mut skips, mut image) = (vec![h.clone()], x.clone());
         for layer in &self.layers {
-            if let Layer::Join(join) = layer {
+            if let Layer::Join(join) = layer.as_ref() {
                 (h, image) = join.forward(&h, &image)?;
                 skips.pop();
             } else {
-                h = layer.forward(&h, pass)?;
+                h = layer.run(&seam(&h)?, None, pass)?;
             }
             skips.push(h.clone());
         }
+        h = seam(&h)?;
         for layer in &self.middle {
-            h = layer.forward(&h, pass)?;
+            h = layer.run(&h, None, pass)?;
         }
         Ok(Encoded { h, skips })
     }
@@ -67,7 +71,7 @@ impl Encoder {
 /// Decoder steps and the output.
 #[derive(Debug)]
 pub(super) struct Decoder {
-    layers: Vec<Layer>,
+    layers: Vec<Arc<Layer>>,
     /// None where the answer is the image that the levels add to.
     head: Option<Head>,
 }
@@ -84,16 +88,12 @@ impl Decoder {
         let (mut h, mut image) = (encoded.h.clone(), None);
         let mut skips = encoded.skips.iter().rev();
         for layer in &self.layers {
-            if let Layer::ToImage(to_image) = layer {
+            if let Layer::ToImage(to_image) = layer.as_ref() {
                 image = Some(to_image.forward(&h, image.as_ref())?);
                 continue;
             }
-            if layer.takes_skip()
-                && let Some(skip) = skips.next()
-            {
-                h = ops::concat_channels(&h, skip)?;
-            }
-            h = layer.forward(&h, pass)?;
+            let skip = layer.takes_skip().then(|| skips.next()).flatten();
+            h = layer.run(&h, skip, pass)?;
         }
         match (&self.head, image) {
             (Some(head), _) => head.forward(&h),
@@ -113,9 +113,9 @@ enum Layer {
 }
 
 impl Layer {
-    fn new(config: &UNetConfig, step: &Step, scope: &Scope) -> Result<Self> {
+    fn new(config: &UNetConfig, step: &Step, scope: &Scope) -> Result<Arc<Self>> {
         let scope = scope.pp(step.name());
-        Ok(match *step {
+        Ok(Arc::new(match *step {
             Step::Block { c_in, c_out, mixer, skip, .. } => Self::Block {
                 residual: Box::new(ResidualBlock::new(config, &scope, c_in, c_out, None)?),
                 mixer: mixer.map(|heads| Mixer::new(config, &scope, c_out, heads)).transpose()?,
@@ -124,6 +124,24 @@ impl Layer {
             Step::Resample { channels, direction, .. } => Self::Resample(Resampler::new(config, &scope, channels, direction)?),
             Step::Join { c_in, c_out, .. } => Self::Join(Join::new(config, &scope, c_in, c_out)?),
             Step::ToImage { channels, .. } => Self::ToImage(ToImage::new(config, &scope, channels)?),
+        }))
+    }
+
+    /// The layer on x, joined with what the encoder left; its activations are kept or not, as `pass` says.
+    fn run(self: &Arc<Self>, x: &Tensor, skip: Option<&Tensor>, pass: &Pass) -> Result<Tensor> {
+        // A single convolution has nothing inside to keep.
+        let recompute = pass.recompute && !matches!(self.as_ref(), Self::Resample(Resampler::Down(_) | Resampler::Up(_)));
+        let context = pass.context.as_ref().map(seam).transpose()?;
+        let inputs: Vec<&Tensor> = [Some(x), skip, Some(&pass.embedding), context.as_ref()].into_iter().flatten().collect();
+        let (layer, joins, train) = (self.clone(), skip.is_some(), pass.train);
+        checkpoint(recompute, &inputs, move |inputs| {
+            let (x, rest) = if joins {
+                (ops::concat_channels(&inputs[0], &inputs[1])?, &inputs[2..])
+            } else {
+                (inputs[0].clone(), &inputs[1..])
+            };
+            let pass = Pass { embedding: rest[0].clone(), context: rest.get(1).cloned(), train, recompute: false };
+            layer.forward(&x, &pass)
         })
     }
 

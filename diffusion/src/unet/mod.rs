@@ -70,6 +70,7 @@ pub struct UNet {
     encoder: Encoder,
     decoders: Vec<Decoder>,
     device: Device,
+    recompute: bool,
 }
 
 /// What every layer of a forward pass sees.
@@ -79,6 +80,8 @@ struct Pass {
     embedding: Tensor,
     context: Option<Tensor>,
     train: Option<Key>,
+    /// Whether blocks keep no activations but compute them anew in the backward pass.
+    recompute: bool,
 }
 
 impl UNet {
@@ -95,6 +98,7 @@ impl UNet {
             encoder: Encoder::new(config, &plan, scope)?,
             decoders: (0..config.decoders.len()).map(decoder).collect::<Result<_>>()?,
             device: scope.device().clone(),
+            recompute: false,
             config: config.clone(),
         })
     }
@@ -102,6 +106,12 @@ impl UNet {
     /// What it was built from.
     pub fn config(&self) -> &UNetConfig {
         &self.config
+    }
+
+    /// Whether the blocks' activations are computed anew in the backward pass instead of being kept; every gradient stays the
+    /// same bits.
+    pub fn checkpoint_activations(&mut self, on: bool) {
+        self.recompute = on;
     }
 
     /// The vectors `[B, vector_width]` of classes, for `Condition::vector`, from the network's own table or map. `None` is no class:
@@ -132,7 +142,7 @@ impl UNet {
         let x = self.input(x, c_noise, stages, cond)?;
         let embedding = ops::silu(&self.embedding.forward(&self.config, c_noise, cond, &self.device)?)?;
         let embedding = precision::enter(&embedding)?;
-        let pass = Pass { embedding, context: self.context(x.dim(0)?, cond)?, train };
+        let pass = Pass { embedding, context: self.context(x.dim(0)?, cond)?, train, recompute: self.recompute };
         let routing = Routing::new(stages, self.decoders.len())?;
         let encoded = self.encoder.forward(&x, &pass)?;
         let y = routing.run(&encoded, &pass, |stage, encoded, pass| self.decoders[stage].forward(encoded, pass))?;

@@ -66,6 +66,6 @@ impl Encoded {
 impl Pass {
     fn rows(&self, rows: &Tensor) -> Result<Self> {
         let context = self.context.as_ref().map(|c| c.index_select(rows, 0)).transpose()?;
-        Ok(Self { embedding: self.embedding.index_select(rows, 0)?, context, train: self.train })
+        Ok(Self { embedding: self.embedding.index_select(rows, 0)?, context, ..self.clone() })
     }
 }

@@ -130,6 +130,34 @@ fn every_parameter_gets_a_gradient_from_a_mixed_batch() -> Result<()> {
 }
 
 #[test]
+fn checkpointed_activations_change_no_bit() -> Result<()> {
+    for (name, config) in variants() {
+        let Built { store, mut unet } = build(&config)?;
+        let mut run = |recompute: bool| -> Result<Vec<Vec<f32>>> {
+            unet.checkpoint_activations(recompute);
+            let x = Var::from_tensor(&normal("x", &[5, 3, SIZE[0], SIZE[1]])?)?;
+            let train = Some(Key::new(0, "dropout"));
+            let y = unet.forward(x.as_tensor(), &C_NOISE, &STAGES, &condition(&unet, 5)?, train)?;
+            let grads = (y.clone() * normal("weights", y.dims())?)?.sum_all()?.backward()?;
+            let inner = y.sorted_nodes().len();
+            let missing = || Error::Config("no gradient".into());
+            let mut all = vec![vec![inner as f32], y.flatten_all()?.to_vec1()?];
+            for var in std::iter::once(&x).chain(store.trainable().iter().map(|p| p.var())) {
+                all.push(grads.get(var).ok_or_else(missing)?.flatten_all()?.to_vec1()?);
+            }
+            Ok(all)
+        };
+        let (plain, recomputed) = (run(false)?, run(true)?);
+        assert_ne!(plain[0], recomputed[0], "{name}: the same graph");
+        assert_eq!(plain.len(), recomputed.len(), "{name}");
+        for (i, (a, b)) in plain.iter().zip(&recomputed).enumerate().skip(1) {
+            assert!(a.iter().zip(b).all(|(a, b)| a == b), "{name}: result {i} (1: y, 2: x, 3..: parameters) differs");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn decoders_that_no_sample_took_get_no_gradient() -> Result<()> {
     let Built { store, unet } = build(&small())?;
     let x = normal("x", &[2, 3, 8, 8])?;
