@@ -210,7 +210,12 @@ impl<'a> Trainer<'a> {
         let lr_multiplier = self.schedule.multiplier(self.steps, self.seen_images);
         let max_grad_norm = Some(self.config.max_grad_norm).filter(|max| *max > 0.0);
         let options = StepOptions { lr_multiplier, max_grad_norm };
-        let report = self.optimizer.step(&parts.gradients, options)?;
+        let batch = self.config.batch as u64;
+        // Codes are revived between the step and their average.
+        let report = match self.usage {
+            Some(_) => self.optimizer.step(&parts.gradients, options)?,
+            None => self.optimizer.step_and_average(&parts.gradients, options, &mut self.ema, batch)?,
+        };
         if self.optimizer.skipped_in_a_row() >= MAX_SKIPPED {
             let got = format!("{MAX_SKIPPED} steps in a row without, at {} images; lower `lr`", self.seen_images);
             return Err(Error::input("gradients", "finite numbers", got));
@@ -218,8 +223,10 @@ impl<'a> Trainer<'a> {
         if let Some(adversary) = self.adversary.as_mut().filter(|a| a.is_active(self.seen_images)) {
             adversary.step(options)?;
         }
-        self.look_after_codebook(&parts.codes)?;
-        self.ema.update(self.config.batch as u64)?;
+        if self.usage.is_some() {
+            self.look_after_codebook(&parts.codes)?;
+            self.ema.update(batch)?;
+        }
         self.record(&parts.values, report.grad_norm);
         self.steps += 1;
         self.seen_images += self.config.batch as u64;

@@ -1,14 +1,15 @@
 //! The state of Adam for one tensor, and one step of it: on the host as a sweep in place, elsewhere as tensor operators.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Tensor, Var};
 
 use crate::{
     Result,
+    ema::Average,
     gradients::{Sanitize, wrong_dtype},
     host::{Real, on_host},
-    sweep::{AdamStep, Coefficients, Moments},
+    sweep::{AdamStep, Borrow, Coefficients, Moments},
 };
 
 /// Moments live as vectors where the sweep runs on the host, as tensors elsewhere.
@@ -67,12 +68,15 @@ impl State {
         }
     }
 
-    /// One step of `var` along the contiguous `grad`.
-    pub fn step(&mut self, var: &Var, grad: &Tensor, rates: &Rates) -> Result<()> {
+    /// One step of `var` along the contiguous `grad`, and of its average where there is one.
+    pub fn step(&mut self, var: &Var, grad: &Tensor, rates: &Rates, average: Option<&mut Average<'_>>) -> Result<()> {
         match self {
-            Self::F32(moments) => sweep(var, grad, moments, rates),
-            Self::F64(moments) => sweep(var, grad, moments, rates),
-            Self::Device { mean, square, peak } => on_device(var, grad, (mean, square, peak), rates),
+            Self::F32(moments) => sweep(var, grad, moments, rates, average),
+            Self::F64(moments) => sweep(var, grad, moments, rates, average),
+            Self::Device { mean, square, peak } => {
+                on_device(var, grad, (mean, square, peak), rates)?;
+                average.map_or(Ok(()), |average| average.update(var))
+            }
         }
     }
 
@@ -134,13 +138,24 @@ impl<T: Real> Moments<T> {
     }
 }
 
-fn sweep<T: Real>(var: &Var, grad: &Tensor, moments: &mut Moments<T>, rates: &Rates) -> Result<()> {
-    let step = AdamStep {
-        coefficients: rates.coefficients(),
-        moments: Mutex::new(moments),
-        replace: rates.sanitize.map(Sanitize::replace),
+fn sweep<T: Real>(
+    var: &Var,
+    grad: &Tensor,
+    moments: &mut Moments<T>,
+    rates: &Rates,
+    average: Option<&mut Average<'_>>,
+) -> Result<()> {
+    let (coefficients, replace) = (rates.coefficients(), rates.sanitize.map(Sanitize::replace));
+    let Some(average) = average else {
+        return Ok(var.inplace_op2(grad, &AdamStep { coefficients, moments: Mutex::new(moments), replace, average: None })?);
     };
-    Ok(var.inplace_op2(grad, &step)?)
+    let (blend, moments) = (average.blend::<T>(), Mutex::new(moments));
+    let step = |e: &mut [T]| {
+        let mut moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
+        let average = Some((Mutex::new(e), blend));
+        var.inplace_op2(grad, &AdamStep { coefficients, moments: Mutex::new(&mut **moments), replace, average })
+    };
+    Ok(average.tensor.inplace_op1(&Borrow::<_, T>::new(step))?)
 }
 
 type DeviceMoments<'a> = (&'a mut Tensor, &'a mut Tensor, &'a mut Option<Tensor>);

@@ -3,10 +3,16 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Tensor, Var};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use strata_nn::params::{ParamStore, Parameter};
 
-use crate::{Error, Result, host::on_host, power_ema, sweep::Blend};
+use crate::{
+    Error, Result,
+    host::{Real, on_host},
+    power_ema,
+    sweep::Blend,
+};
 
 /// How much of the old average an update keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,6 +92,32 @@ pub struct EmaCounters {
     pub seen_images: u64,
 }
 
+/// The average of one parameter in one update.
+#[derive(Debug)]
+pub(crate) struct Average<'a> {
+    pub tensor: &'a mut Tensor,
+    decay: f64,
+}
+
+impl Average<'_> {
+    pub fn blend<T: Real>(&self) -> Blend<T> {
+        Blend { decay: T::from_double(self.decay), weight: T::from_double(1.0 - self.decay) }
+    }
+
+    /// e ← decay e + (1 - decay) p.
+    pub fn update(&mut self, var: &Var) -> Result<()> {
+        match self.tensor.dtype() {
+            DType::F32 if on_host(self.tensor) => self.tensor.inplace_op2(var, &self.blend::<f32>())?,
+            DType::F64 if on_host(self.tensor) => self.tensor.inplace_op2(var, &self.blend::<f64>())?,
+            _ => {
+                let p = var.as_detached_tensor().affine(1.0 - self.decay, 0.0)?;
+                *self.tensor = (self.tensor.affine(self.decay, 0.0)? + p)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The average of every parameter of a store, in its precision; it begins as a copy.
 #[derive(Debug)]
 pub struct Ema {
@@ -129,18 +161,19 @@ impl Ema {
     /// # Errors
     /// Those of candle.
     pub fn update(&mut self, batch: u64) -> Result<f64> {
+        self.update_in_parts(batch, |parts| parts.par_iter_mut().try_for_each(|(var, average)| average.update(var)))
+    }
+
+    /// The same, each average updated by `f`: exactly once.
+    pub(crate) fn update_in_parts(&mut self, batch: u64, f: impl FnOnce(&mut [(Var, Average<'_>)]) -> Result<()>) -> Result<f64> {
         let decay = self.schedule.decay(self.counters, batch)?;
-        for (i, (_, var, average)) in self.slots.iter_mut().enumerate() {
-            let frozen = self.parameters.get(i).is_some_and(|p| !p.is_trainable());
-            let (decay, weight) = if frozen { (0.0, 1.0) } else { (decay, 1.0 - decay) };
-            match average.dtype() {
-                DType::F32 if on_host(average) => {
-                    average.inplace_op2(var, &Blend { decay: decay as f32, weight: weight as f32 })?;
-                }
-                DType::F64 if on_host(average) => average.inplace_op2(var, &Blend { decay, weight })?,
-                _ => *average = (average.affine(decay, 0.0)? + var.as_detached_tensor().affine(weight, 0.0)?)?,
-            }
-        }
+        let parameters = &self.parameters;
+        let frozen = |i: usize| parameters.get(i).is_some_and(|p: &Parameter| !p.is_trainable());
+        let slots = self.slots.iter_mut().enumerate();
+        let mut parts: Vec<_> = slots
+            .map(|(i, (_, var, tensor))| (var.clone(), Average { tensor, decay: if frozen(i) { 0.0 } else { decay } }))
+            .collect();
+        f(&mut parts)?;
         self.counters.updates += 1;
         self.counters.seen_images += batch;
         Ok(decay)

@@ -131,11 +131,8 @@ fn largest(a: f64, b: f64) -> f64 {
 }
 
 fn total(gradients: &[Tensor], map: impl Fn(f64) -> f64 + Sync, fold: impl Fn(f64, f64) -> f64 + Copy + Sync) -> Result<f64> {
-    let mut result = 0.0;
-    for g in gradients {
-        result = fold(result, of_tensor(g, &map, fold)?);
-    }
-    Ok(result)
+    let parts = gradients.par_iter().map(|g| of_tensor(g, &map, fold)).collect::<Result<Vec<f64>>>()?;
+    Ok(parts.into_iter().fold(0.0, fold))
 }
 
 fn of_tensor(g: &Tensor, map: &(impl Fn(f64) -> f64 + Sync), fold: impl Fn(f64, f64) -> f64 + Copy + Sync) -> Result<f64> {

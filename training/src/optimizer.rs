@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
+use candle_core::{DType, Device, Tensor, TensorId, Var, backprop::GradStore};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use strata_nn::params::Parameter;
 
@@ -10,6 +11,7 @@ use crate::{
     Error, Result,
     adam::{Rates, State},
     checkpoint::check_names,
+    ema::{Average, Ema},
     gradients::{NormType, Sanitize, clip_factor, sanitized_norm, total_norm},
 };
 
@@ -184,6 +186,24 @@ impl Optimizer {
     /// # Errors
     /// A gradient of another shape or dtype than its parameter.
     pub fn step(&mut self, grads: &GradStore, options: StepOptions) -> Result<StepReport> {
+        self.step_with(grads, options, &mut [])
+    }
+
+    /// [`Self::step`] and [`Ema::update`] after `batch` images, the same numbers in one sweep over memory: each stretch of a
+    /// parameter is averaged while it is in the cache. A skipped step updates the average as well.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn step_and_average(&mut self, grads: &GradStore, options: StepOptions, ema: &mut Ema, batch: u64) -> Result<StepReport> {
+        let mut report = None;
+        ema.update_in_parts(batch, |averages| {
+            report = Some(self.step_with(grads, options, averages)?);
+            Ok(())
+        })?;
+        report.ok_or_else(|| Error::Config("the optimizer made no step".into()))
+    }
+
+    fn step_with(&mut self, grads: &GradStore, options: StepOptions, averages: &mut [(Var, Average<'_>)]) -> Result<StepReport> {
         let grads: Vec<Option<Tensor>> = self
             .slots
             .iter()
@@ -197,17 +217,26 @@ impl Optimizer {
         if !grad_norm.is_finite() {
             self.skipped += 1;
             self.skipped_in_a_row += 1;
+            averages.par_iter_mut().try_for_each(|(var, average)| average.update(var))?;
             return Ok(StepReport { grad_norm, skipped: true });
         }
         let clip = options.max_grad_norm.map_or(1.0, |max| clip_factor(grad_norm, max));
-        for (slot, grad) in self.slots.iter_mut().zip(&grads) {
-            if let Some(grad) = grad {
-                let (lr, weight_decay) = self.rates[slot.group];
+        let mut averages: HashMap<TensorId, _> = averages.iter_mut().map(|pair| (pair.0.id(), pair)).collect();
+        let work: Vec<_> = self
+            .slots
+            .iter_mut()
+            .zip(&grads)
+            .filter_map(|(slot, grad)| {
+                let grad = grad.as_ref()?;
                 slot.steps += 1;
+                let (lr, weight_decay) = self.rates[slot.group];
                 let rates = rates(&self.config, lr * options.lr_multiplier, weight_decay, clip, slot.steps);
-                slot.state.step(&slot.var, grad, &rates)?;
-            }
-        }
+                let average = averages.remove(&slot.var.id()).map(|(_, average)| average);
+                Some((slot, grad, rates, average))
+            })
+            .collect();
+        work.into_par_iter().try_for_each(|(slot, grad, rates, average)| slot.state.step(&slot.var, grad, &rates, average))?;
+        averages.into_par_iter().try_for_each(|(_, (var, average))| average.update(var))?;
         self.steps += 1;
         self.skipped_in_a_row = 0;
         Ok(StepReport { grad_norm, skipped: false })

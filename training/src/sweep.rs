@@ -2,15 +2,21 @@
 //!
 //! Every element is computed on its own, so the result does not depend on the number of threads.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    marker::PhantomData,
+    sync::{Mutex, PoisonError},
+};
 
-use candle_core::{CpuStorage, InplaceOp2, Layout};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout};
 use rayon::prelude::*;
 
 use crate::host::{Real, window, window_mut};
 
 /// Elements that one task works on; smaller tensors stay on the calling thread.
 pub(crate) const CHUNK: usize = 1 << 15;
+
+/// Elements between two looks at the same numbers: they stay in the first-level caches.
+const ROW: usize = 1 << 11;
 
 /// The coefficients of one Adam step of one tensor, in the tensor's precision.
 #[derive(Clone, Copy, Debug)]
@@ -41,11 +47,31 @@ pub(crate) struct Moments<T> {
     pub amsgrad: bool,
 }
 
-/// One Adam step: `p.inplace_op2(&gradient, &AdamStep)`.
+/// One Adam step: `p.inplace_op2(&gradient, &AdamStep)`, and with it the average of p.
 pub(crate) struct AdamStep<'a, T> {
     pub coefficients: Coefficients<T>,
     pub moments: Mutex<&'a mut Moments<T>>,
     pub replace: Option<Replace<T>>,
+    pub average: Option<(Mutex<&'a mut [T]>, Blend<T>)>,
+}
+
+/// Hands the elements of a tensor to a function: `average.inplace_op1(&Borrow::new(f))`.
+pub(crate) struct Borrow<F, T>(F, PhantomData<T>);
+
+impl<T: Real, F: Fn(&mut [T]) -> candle_core::Result<()>> Borrow<F, T> {
+    pub fn new(f: F) -> Self {
+        Self(f, PhantomData)
+    }
+}
+
+impl<T: Real, F: Fn(&mut [T]) -> candle_core::Result<()>> InplaceOp1 for Borrow<F, T> {
+    fn name(&self) -> &'static str {
+        "ema"
+    }
+
+    fn cpu_fwd(&self, e: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        (self.0)(window_mut(T::slice_mut(e)?, layout)?)
+    }
 }
 
 /// What takes the place of values that are not finite.
@@ -82,10 +108,15 @@ impl<T: Real> InplaceOp2 for AdamStep<'_, T> {
             candle_core::bail!("adam: expected {} gradients, got {}", p.len(), g.len());
         }
         let c = self.coefficients;
-        let row = Row { p, g, m: mean, v: square, peak };
+        let mut average = self.average.as_ref().map(|(e, blend)| (e.lock().unwrap_or_else(PoisonError::into_inner), blend));
+        let (e, blend) = average.as_mut().map_or((&mut [][..], None), |(e, blend)| (&mut ***e, Some(*blend)));
+        if !e.is_empty() && e.len() != p.len() {
+            candle_core::bail!("ema: expected {} elements, got {}", p.len(), e.len());
+        }
+        let row = Row { p, g, m: mean, v: square, peak, e };
         match self.replace {
-            Some(replace) => row.each_parallel(|p, g, m, v, peak| adam(c, p, replace.apply(g), m, v, peak)),
-            None => row.each_parallel(|p, g, m, v, peak| adam(c, p, g, m, v, peak)),
+            Some(replace) => row.each_parallel(|p, g, m, v, peak| adam(c, p, replace.apply(g), m, v, peak), blend),
+            None => row.each_parallel(|p, g, m, v, peak| adam(c, p, g, m, v, peak), blend),
         }
         Ok(())
     }
@@ -116,36 +147,56 @@ struct Row<'a, T> {
     v: &'a mut [T],
     /// Empty without AMSGrad.
     peak: &'a mut [T],
+    /// Empty without an average.
+    e: &'a mut [T],
 }
 
-impl<T: Real> Row<'_, T> {
-    fn each(self, f: impl Fn(&mut T, T, &mut T, &mut T, Option<&mut T>)) {
+impl<'a, T: Real> Row<'a, T> {
+    fn each(self, f: impl Fn(&mut T, T, &mut T, &mut T, Option<&mut T>), blend: Option<&Blend<T>>) {
         let elements = self.p.iter_mut().zip(self.g).zip(self.m).zip(self.v);
         if self.peak.is_empty() {
             elements.for_each(|(((p, g), m), v)| f(p, *g, m, v, None));
         } else {
             elements.zip(self.peak).for_each(|((((p, g), m), v), peak)| f(p, *g, m, v, Some(peak)));
         }
+        if let Some(blend) = blend {
+            blend.row(self.e, self.p);
+        }
     }
 
-    fn each_parallel(self, f: impl Fn(&mut T, T, &mut T, &mut T, Option<&mut T>) + Sync) {
-        if self.p.len() <= CHUNK {
-            self.each(f);
-            return;
+    fn each_parallel(self, f: impl Fn(&mut T, T, &mut T, &mut T, Option<&mut T>) + Sync, blend: Option<&Blend<T>>) {
+        let large = self.p.len() > CHUNK;
+        let rows = self.rows();
+        if large {
+            rows.into_par_iter().with_min_len(CHUNK / ROW).for_each(|row| row.each(&f, blend));
+        } else {
+            rows.into_iter().for_each(|row| row.each(&f, blend));
         }
-        let peaks = if self.peak.is_empty() { Vec::new() } else { self.peak.chunks_mut(CHUNK).collect() };
-        let peaks = peaks.into_iter().chain(std::iter::repeat_with(Default::default));
-        let rest = self.g.chunks(CHUNK).zip(self.m.chunks_mut(CHUNK)).zip(self.v.chunks_mut(CHUNK)).zip(peaks);
-        let rows: Vec<Self> =
-            self.p.chunks_mut(CHUNK).zip(rest).map(|(p, (((g, m), v), peak))| Row { p, g, m, v, peak }).collect();
-        rows.into_par_iter().for_each(|row| row.each(&f));
+    }
+
+    fn rows(self) -> Vec<Self> {
+        // An empty slice has no chunks: as many empty ones take their place.
+        fn optional<T>(slice: &mut [T]) -> impl Iterator<Item = &mut [T]> {
+            slice.chunks_mut(ROW).chain(std::iter::repeat_with(Default::default))
+        }
+        let parts = self.g.chunks(ROW).zip(self.m.chunks_mut(ROW)).zip(self.v.chunks_mut(ROW));
+        let optional = optional(self.peak).zip(optional(self.e));
+        let all = self.p.chunks_mut(ROW).zip(parts).zip(optional);
+        all.map(|((p, ((g, m), v)), (peak, e))| Row { p, g, m, v, peak, e }).collect()
     }
 }
 
 /// e ← decay e + weight p: `average.inplace_op2(&parameter, &Blend)`; `weight` = 1 - decay, rounded once.
+#[derive(Clone, Copy)]
 pub(crate) struct Blend<T> {
     pub decay: T,
     pub weight: T,
+}
+
+impl<T: Real> Blend<T> {
+    fn row(&self, e: &mut [T], p: &[T]) {
+        e.iter_mut().zip(p).for_each(|(e, p)| *e = self.decay * *e + self.weight * *p);
+    }
 }
 
 impl<T: Real> InplaceOp2 for Blend<T> {
@@ -159,11 +210,10 @@ impl<T: Real> InplaceOp2 for Blend<T> {
         if e.len() != p.len() {
             candle_core::bail!("ema: expected {} elements, got {}", e.len(), p.len());
         }
-        let row = |(e, p): (&mut [T], &[T])| e.iter_mut().zip(p).for_each(|(e, p)| *e = self.decay * *e + self.weight * *p);
         if e.len() <= CHUNK {
-            row((e, p));
+            self.row(e, p);
         } else {
-            e.par_chunks_mut(CHUNK).zip(p.par_chunks(CHUNK)).for_each(row);
+            e.par_chunks_mut(CHUNK).zip(p.par_chunks(CHUNK)).for_each(|(e, p)| self.row(e, p));
         }
         Ok(())
     }

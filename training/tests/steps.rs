@@ -82,6 +82,37 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
+fn one_sweep_gives_the_bits_of_step_and_average_apart() {
+    let run = |together: bool| {
+        let store = store();
+        let mut optimizer = Optimizer::new(store.trainable(), AdamWConfig { amsgrad: true, ..AdamWConfig::default() }).unwrap();
+        let mut ema = Ema::new(&store, EmaSchedule::LdmWarmup { decay: 0.99 }).unwrap();
+        let options = StepOptions { lr_multiplier: 1.0, max_grad_norm: Some(0.1) };
+        for step in 0..4 {
+            let mut grads = squared(&store);
+            let first = store.parameters()[0].clone();
+            match step {
+                // A parameter without a gradient, then a step that is skipped.
+                1 => drop(grads.remove(first.var())),
+                2 => drop(grads.insert(first.var(), (first.var().as_tensor() * f64::NAN).unwrap())),
+                _ => {}
+            }
+            if together {
+                optimizer.step_and_average(&grads, options, &mut ema, 1).unwrap();
+            } else {
+                optimizer.step(&grads, options).unwrap();
+                ema.update(1).unwrap();
+            }
+        }
+        assert_eq!((optimizer.steps(), optimizer.skipped(), ema.counters().updates), (3, 1, 4));
+        let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect();
+        let averages: Vec<Vec<u32>> = ema.tensors().iter().map(|(_, t)| bits(t)).collect();
+        (values(&store), averages)
+    };
+    assert_eq!(run(true), run(false));
+}
+
+#[test]
 fn a_step_that_is_not_finite_is_skipped_and_counted() {
     for bad in [f32::NAN, f32::INFINITY] {
         let store = store();

@@ -114,9 +114,9 @@ pub fn train(
         let grads = losses.mean(0)?.backward()?;
         let lr_multiplier = config.lr_schedule.multiplier(position.step, position.seen_images);
         let max_grad_norm = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
-        let report = optimizer.step(&grads, StepOptions { lr_multiplier, max_grad_norm })?;
+        let options = StepOptions { lr_multiplier, max_grad_norm };
+        let report = optimizer.step_and_average(&grads, options, &mut ema, config.batch as u64)?;
         drop(grads);
-        ema.update(config.batch as u64)?;
         position.advance(config.batch);
         watch.step();
         check_skipped(&optimizer, &position)?;

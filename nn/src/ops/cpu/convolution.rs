@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::{
+    few,
     gather::Gather,
     gemm::{Matrix, Packed, gemm},
     kernel::Kernel,
@@ -78,6 +79,9 @@ const WINDOW_PART: usize = 768;
 fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let [c_out, c_in, kh, kw] = g.weight;
     let gather = g.windows();
+    if few::applies(&gather, c_out) {
+        return few::forward(&gather, x, weight, bias);
+    }
     if gather.is_identity() {
         return linear::forward(g.sizes(), x, weight, bias);
     }
@@ -88,7 +92,11 @@ fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec
 
 /// Gradient of the input, `[B, H, W, C_in]`, from that of the output.
 fn input_gradient(g: &Geometry, dy: &[f32], weight: &[f32]) -> Vec<f32> {
-    if g.windows().is_identity() {
+    let gather = g.windows();
+    if few::applies(&gather, g.weight[0]) {
+        return few::input_gradient(&gather, dy, weight);
+    }
+    if gather.is_identity() {
         return linear::input_gradient(g.sizes(), dy, weight);
     }
     if g.stride == 1 {
@@ -108,6 +116,9 @@ fn input_gradient(g: &Geometry, dy: &[f32], weight: &[f32]) -> Vec<f32> {
 /// Gradient of the weight, `[C_out, C_in, kh, kw]`, from the input and the gradient of the output.
 fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let gather = g.windows();
+    if few::applies(&gather, g.weight[0]) {
+        return few::weight_gradient(&gather, x, dy);
+    }
     if gather.is_identity() {
         return linear::weight_gradient(g.sizes(), x, dy);
     }

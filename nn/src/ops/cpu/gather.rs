@@ -35,6 +35,19 @@ impl Gather {
         self.taps == [1, 1] && self.stride == 1 && self.origin == [0, 0] && self.grid == [h, w]
     }
 
+    /// For each tap of the window of `pixel`, where the channels of its source pixel begin, if it is inside.
+    pub(crate) fn sources(&self, pixel: usize) -> impl Iterator<Item = Option<usize>> {
+        let [_, h, w, c] = self.source;
+        let (image, oy, ox) = (pixel / (self.grid[0] * self.grid[1]), pixel / self.grid[1] % self.grid[0], pixel % self.grid[1]);
+        let (y0, x0) = ((oy * self.stride) as isize + self.origin[0], (ox * self.stride) as isize + self.origin[1]);
+        let across = self.taps[1];
+        (0..self.taps[0] * across).map(move |tap| {
+            let (y, x) = (y0 + (tap / across) as isize, x0 + (tap % across) as isize);
+            let inside = y >= 0 && x >= 0 && (y as usize) < h && (x as usize) < w;
+            inside.then(|| ((image * h + y as usize) * w + x as usize) * c)
+        })
+    }
+
     /// Writes elements `range` of the windows of `pixels`, their beginnings `distance` apart.
     pub(crate) fn columns(
         &self,

@@ -5,7 +5,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
-    gemm::{Matrix, Packed, gemm},
+    few,
+    gather::Gather,
+    gemm::{Matrix, Packed},
     kernel::Kernel,
     reduce::{column_sums, sum_spans},
     scratch::{row_distance, with_scratch},
@@ -20,6 +22,13 @@ pub(crate) struct Sizes {
     pub rows: usize,
     pub n_in: usize,
     pub n_out: usize,
+}
+
+impl Sizes {
+    /// The rows as windows of one tap.
+    const fn windows(&self) -> Gather {
+        Gather { source: [1, 1, self.rows, self.n_in], grid: [1, self.rows], stride: 1, taps: [1, 1], origin: [0, 0] }
+    }
 }
 
 /// `x Wᵀ (+ b)`, answered in `shape`.
@@ -66,19 +75,32 @@ impl Kernel<3> for Linear {
 
 /// `[rows, n_out]`.
 pub(crate) fn forward(s: Sizes, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    let gather = s.windows();
+    if few::applies(&gather, s.n_out) {
+        return few::forward(&gather, x, weight, bias);
+    }
     let matrix = Packed::new(&[Matrix::rows(weight, s.n_in).t()], s.n_in, s.n_out);
     product(x, s.n_in, &matrix, s.n_out, bias)
 }
 
 /// Gradient of x, `[rows, n_in]`.
 pub(crate) fn input_gradient(s: Sizes, dy: &[f32], weight: &[f32]) -> Vec<f32> {
+    let gather = s.windows();
+    if few::applies(&gather, s.n_out) {
+        return few::input_gradient(&gather, dy, weight);
+    }
     let matrix = Packed::new(&[Matrix::rows(weight, s.n_in)], s.n_out, s.n_in);
     product(dy, s.n_out, &matrix, s.n_in, None)
 }
 
 /// Gradient of the weight, `[n_out, n_in]`: blocks of its rows, and spans of x's rows that are summed afterwards.
 pub(crate) fn weight_gradient(s: Sizes, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let gather = s.windows();
+    if few::applies(&gather, s.n_out) {
+        return few::weight_gradient(&gather, x, dy);
+    }
     let Sizes { rows, n_in, n_out } = s;
+    let packed = Packed::new(&[Matrix::rows(x, n_in)], rows, n_in);
     let block = n_out.div_ceil(n_out.div_ceil(168));
     let blocks = n_out.div_ceil(block);
     let spans = 8usize.div_ceil(blocks).clamp(1, rows.div_ceil(512));
@@ -87,13 +109,13 @@ pub(crate) fn weight_gradient(s: Sizes, x: &[f32], dy: &[f32]) -> Vec<f32> {
         partial.chunks_mut(n_out * n_in).flat_map(|span| span.chunks_mut(block * n_in)).enumerate().collect();
     tasks.into_par_iter().for_each(|(i, out)| {
         let (span, first) = (i / blocks, (i % blocks) * block);
-        weight_block(s, x, dy, span * rows / spans..(span + 1) * rows / spans, first, out);
+        weight_block(s, &packed, dy, span * rows / spans..(span + 1) * rows / spans, first, out);
     });
     sum_spans(partial, n_out * n_in)
 }
 
 /// `dy[span, first..]ᵀ · x[span]` for as many outputs as `out` has rows.
-fn weight_block(s: Sizes, x: &[f32], dy: &[f32], span: Range<usize>, first: usize, out: &mut [f32]) {
+fn weight_block(s: Sizes, x: &Packed, dy: &[f32], span: Range<usize>, first: usize, out: &mut [f32]) {
     let count = out.len() / s.n_in;
     for begin in span.clone().step_by(DEPTH) {
         let end = span.end.min(begin + DEPTH);
@@ -101,9 +123,7 @@ fn weight_block(s: Sizes, x: &[f32], dy: &[f32], span: Range<usize>, first: usiz
             for (left, dy) in left.chunks_exact_mut(count).zip(dy[begin * s.n_out..].chunks_exact(s.n_out)) {
                 left.copy_from_slice(&dy[first..first + count]);
             }
-            let x = Matrix::rows(&x[begin * s.n_in..end * s.n_in], s.n_in);
-            let left = Matrix::rows(left, count).t();
-            gemm([count, s.n_in, end - begin], (out, s.n_in), begin > span.start, 1.0, left, x);
+            x.product_part(begin..end, out, begin > span.start, Matrix::rows(left, count).t());
         });
     }
 }

@@ -5,6 +5,7 @@ pub(super) mod activation;
 pub(super) mod attention;
 pub(super) mod convolution;
 mod exp;
+mod few;
 pub(super) mod fir;
 mod gather;
 mod gemm;

@@ -1,5 +1,7 @@
 //! Loops compiled for the widest vectors of the machine.
 
+use std::sync::OnceLock;
+
 /// Defines functions whose bodies are compiled three times, for AVX-512, for AVX2 and as the target is, and picked when called.
 /// The three compute the same bits: no operation is contracted or reordered.
 macro_rules! vectorized {
@@ -14,13 +16,12 @@ macro_rules! vectorized {
                 fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 #[target_feature(enable = "avx2")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                if $crate::ops::cpu::simd::has_avx512() {
+                match $crate::ops::cpu::simd::level() {
                     // SAFETY: all enabled features were found in this processor.
-                    return unsafe { avx512($($arg),*) };
-                }
-                if std::is_x86_feature_detected!("avx2") {
+                    $crate::ops::cpu::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: the enabled feature was found in this processor.
-                    return unsafe { avx2($($arg),*) };
+                    $crate::ops::cpu::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::ops::cpu::simd::Level::Portable => {}
                 }
             }
             body($($arg),*)
@@ -29,9 +30,42 @@ macro_rules! vectorized {
 }
 pub(crate) use vectorized;
 
-/// Whether the AVX-512 variants can run.
+/// The widest vectors that kernels use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// Those that the target has at least.
+    Portable,
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+/// What the processor can, or less where the environment variable `STRATA_SIMD` says `avx2` or `portable`: so that one machine
+/// tests the paths of all.
+pub(crate) fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        let most = match std::env::var("STRATA_SIMD").as_deref() {
+            Ok("portable") => Level::Portable,
+            Ok("avx2") => Level::Avx2,
+            _ => Level::Avx512,
+        };
+        most.min(of_processor())
+    })
+}
+
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn has_avx512() -> bool {
+fn of_processor() -> Level {
     use std::is_x86_feature_detected as has;
-    has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")
+    match () {
+        () if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") => Level::Avx512,
+        () if has!("avx2") && has!("fma") => Level::Avx2,
+        () => Level::Portable,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn of_processor() -> Level {
+    Level::Portable
 }

@@ -1,0 +1,143 @@
+//! The product on AVX-512: 14 rows by 32 columns in 28 registers.
+
+use std::arch::x86_64::*;
+
+use super::{Matrix, PANEL, Right};
+
+/// Rows of the largest tile.
+const ROWS: usize = 14;
+/// Depth of a block: a panel's part of that depth and the tile's rows stay in the first-level cache.
+const DEPTH: usize = 256;
+
+/// One tile: `depth` steps of rows of a times a panel, into c.
+struct Tile {
+    depth: usize,
+    a: *const f32,
+    row: usize,
+    column: usize,
+    b: *const f32,
+    /// From row to row of b.
+    step: usize,
+    c: *mut f32,
+    width: usize,
+    /// Columns of the last vector.
+    mask: __mmask16,
+    accumulate: bool,
+    factor: f32,
+}
+
+/// # Safety
+/// AVX-512F is there; a, right and c hold what [`super::gemm_packed`] asserts.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn product(
+    [m, n, k]: [usize; 3],
+    (c, width): (&mut [f32], usize),
+    accumulate: bool,
+    factor: f32,
+    a: Matrix<'_>,
+    right: Right<'_>,
+) {
+    let blocks = k.div_ceil(DEPTH).max(1);
+    for block in 0..blocks {
+        let (first, last) = (block * k / blocks, (block + 1) * k / blocks);
+        for column in (0..n).step_by(PANEL) {
+            let columns = PANEL.min(n - column);
+            let mut row = 0;
+            while row < m {
+                let count = tile_rows(m - row);
+                // SAFETY: all three offsets are to elements of the matrices, by the caller's promise.
+                unsafe {
+                    let tile = Tile {
+                        depth: last - first,
+                        a: a.data.as_ptr().add(row * a.rows + first * a.columns),
+                        row: a.rows,
+                        column: a.columns,
+                        b: right.data().as_ptr().add(right.offset(first, column)),
+                        step: right.step(),
+                        c: c.as_mut_ptr().add(row * width + column),
+                        width,
+                        mask: 0xffff >> ((16 - columns % 16) % 16),
+                        accumulate: accumulate || block > 0,
+                        factor,
+                    };
+                    match (columns > 16, right.is_packed()) {
+                        (true, true) => rows::<2, true>(count, &tile),
+                        (false, true) => rows::<1, true>(count, &tile),
+                        (true, false) => rows::<2, false>(count, &tile),
+                        (false, false) => rows::<1, false>(count, &tile),
+                    }
+                }
+                row += count;
+            }
+        }
+    }
+}
+
+/// How many of the remaining rows the next tile takes: the last two tiles share what is left.
+fn tile_rows(left: usize) -> usize {
+    if left > ROWS && left < 2 * ROWS { left.div_ceil(2) } else { left.min(ROWS) }
+}
+
+/// # Safety
+/// As [`tile`].
+#[target_feature(enable = "avx512f")]
+unsafe fn rows<const N: usize, const PACKED: bool>(count: usize, t: &Tile) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match count {
+            1 => tile::<1, N, PACKED>(t),
+            2 => tile::<2, N, PACKED>(t),
+            3 => tile::<3, N, PACKED>(t),
+            4 => tile::<4, N, PACKED>(t),
+            5 => tile::<5, N, PACKED>(t),
+            6 => tile::<6, N, PACKED>(t),
+            7 => tile::<7, N, PACKED>(t),
+            8 => tile::<8, N, PACKED>(t),
+            9 => tile::<9, N, PACKED>(t),
+            10 => tile::<10, N, PACKED>(t),
+            11 => tile::<11, N, PACKED>(t),
+            12 => tile::<12, N, PACKED>(t),
+            13 => tile::<13, N, PACKED>(t),
+            _ => tile::<14, N, PACKED>(t),
+        }
+    }
+}
+
+/// # Safety
+/// The pointers reach M rows and `depth` columns of a, `depth` rows of a panel (without padding: of the tile's columns), and M
+/// rows of 16 (N - 1) columns and those of the mask of c.
+#[target_feature(enable = "avx512f")]
+unsafe fn tile<const M: usize, const N: usize, const PACKED: bool>(t: &Tile) {
+    let mut acc = [[_mm512_setzero_ps(); N]; M];
+    // Two chains of addresses: one would take longer than the products.
+    let (mut a, mut lower, mut b) = (t.a, t.a.wrapping_add(M / 2 * t.row), t.b);
+    // SAFETY: the caller's promise; the pointers are only read within `depth` steps.
+    unsafe {
+        for _ in 0..t.depth {
+            let mut panel = [_mm512_setzero_ps(); N];
+            for (j, v) in panel.iter_mut().enumerate() {
+                let whole = PACKED || j + 1 < N;
+                *v = if whole { _mm512_loadu_ps(b.add(16 * j)) } else { _mm512_maskz_loadu_ps(t.mask, b.add(16 * j)) };
+            }
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let from = if i < M / 2 { a.add(i * t.row) } else { lower.add((i - M / 2) * t.row) };
+                let left = _mm512_set1_ps(*from);
+                for (acc, right) in acc.iter_mut().zip(panel) {
+                    *acc = _mm512_fmadd_ps(left, right, *acc);
+                }
+            }
+            a = a.wrapping_add(t.column);
+            lower = lower.wrapping_add(t.column);
+            b = b.wrapping_add(t.step);
+        }
+        let factor = _mm512_set1_ps(t.factor);
+        for (i, acc) in acc.iter().enumerate() {
+            for (j, acc) in acc.iter().enumerate() {
+                let mask = if j + 1 == N { t.mask } else { 0xffff };
+                let place = t.c.add(i * t.width + 16 * j);
+                let base = if t.accumulate { _mm512_maskz_loadu_ps(mask, place) } else { _mm512_setzero_ps() };
+                _mm512_mask_storeu_ps(place, mask, _mm512_fmadd_ps(*acc, factor, base));
+            }
+        }
+    }
+}

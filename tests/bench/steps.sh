@@ -1,0 +1,14 @@
+#!/bin/sh
+# Training steps and evaluations against PyTorch on the CPU: builds ours, keeps PyTorch in a virtual environment outside the
+# repository, compares. STRATA_BENCH_VENV names that environment (default: ~/.cache/strata/bench-venv); it is created if it does
+# not exist.
+set -eu
+cd "$(dirname "$0")/../.."
+venv=${STRATA_BENCH_VENV:-$HOME/.cache/strata/bench-venv}
+if [ ! -x "$venv/bin/python" ]; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet torch numpy
+fi
+cargo build --release --quiet --workspace --example bench_steps
+binary=${CARGO_TARGET_DIR:-target}/release/examples/bench_steps
+exec "$venv/bin/python" tests/bench/steps.py --binary "$binary" "$@"
