@@ -21,6 +21,7 @@ use args::{Cli, Command, DataCommand, EvalCommand, TrainCommand};
 use context::Context;
 
 fn main() -> ExitCode {
+    strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
     let cli = Cli::parse();
     match run(&cli) {

@@ -99,6 +99,7 @@ fn cpu_milliseconds() -> f64 {
 }
 
 fn main() -> Result<()> {
+    strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
     let (device, dtype) = (device(), dtype());
     for line in std::io::stdin().lock().lines() {

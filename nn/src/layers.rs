@@ -46,6 +46,15 @@ impl Conv2d {
         ops::conv2d(x, &self.weight.get(), bias.as_ref(), self.config)
     }
 
+    /// The same, plus `shift` `[B, C_out]` at every position of a sample.
+    pub fn forward_shifted(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        let bias = match &self.bias {
+            Some(bias) => shift.broadcast_add(&bias.get().to_dtype(shift.dtype())?)?,
+            None => shift.clone(),
+        };
+        ops::conv2d(x, &self.weight.get(), Some(&bias), self.config)
+    }
+
     /// The weight, for losses that look at the last layer.
     pub fn weight(&self) -> &Parameter {
         &self.weight

@@ -5,7 +5,7 @@
 //! - [`checkpoint`]: weight files of any origin, read without executing anything.
 //! - [`ops`]: free functions over tensors, channels last: `[B, H, W, C]`. Each is differentiable in every tensor argument.
 //! - [`layers`]: parameters plus an operator (`Conv2d`, `Linear`, `GroupNorm`, ...).
-//! - [`memory`]: a setting of the allocator that programs make once.
+//! - [`memory`]: settings of the allocator and of threads that programs make once.
 //! - [`multi_tensor`]: the optimizer's arithmetic over all parameters at once, on a card.
 //! - [`params`]: the registry of parameters, in order of creation, with seeded initialisers by name.
 //! - [`precision`]: the type of the activations inside networks.

@@ -15,6 +15,8 @@ fn case(x: [usize; 4], weight: [usize; 4], stride: usize, padding: Padding) {
     let args = normal(&[&x, &weight, &[weight[0]]], 0.5);
     check(&name, &|a| conv2d(&a[0], &a[1], Some(&a[2]), config), &args);
     check(&name, &|a| conv2d(&a[0], &a[1], None, config), &args[..2]);
+    let args = normal(&[&x, &weight, &[x[0], weight[0]]], 0.5);
+    check(&format!("{name}, a bias per sample"), &|a| conv2d(&a[0], &a[1], Some(&a[2]), config), &args);
 }
 
 #[test]
@@ -46,6 +48,9 @@ fn several_tiles_and_blocks() {
     case([2, 25, 23, 16], [18, 16, 3, 3], 1, ASYMMETRIC);
     case([1, 33, 32, 150], [40, 150, 3, 3], 1, Padding::all(1));
     case([1, 4, 4, 70], [66, 70, 3, 3], 1, Padding::all(1));
+    case([3, 6, 5, 20], [37, 20, 3, 3], 2, Padding::BOTTOM_RIGHT);
+    case([2, 2, 2, 64], [70, 64, 1, 1], 1, Padding::all(0));
+    case([2, 5, 3, 33], [50, 33, 1, 3], 1, ASYMMETRIC);
 }
 
 #[test]
@@ -78,7 +83,8 @@ fn shapes_that_do_not_fit() {
     refuses(run(&[1, 4, 4], &[2, 3, 3, 3], &[2], 1), &["conv2d", "`x`", "[B, H, W, C_in]", "[1, 4, 4]"]);
     refuses(run(&[1, 4, 4, 3], &[2, 3, 3], &[2], 1), &["conv2d", "`weight`", "[2, 3, 3]"]);
     refuses(run(&[1, 4, 4, 5], &[2, 3, 3, 3], &[2], 1), &["conv2d", "`x`", "3 channels", "[1, 4, 4, 5]"]);
-    refuses(run(&[1, 4, 4, 3], &[2, 3, 3, 3], &[3], 1), &["conv2d", "`bias`", "[2]", "[3]"]);
+    refuses(run(&[1, 4, 4, 3], &[2, 3, 3, 3], &[3], 1), &["conv2d", "`bias`", "[2] or [1, 2]", "[3]"]);
+    refuses(run(&[1, 4, 4, 3], &[2, 3, 3, 3], &[2, 2], 1), &["conv2d", "`bias`", "[2] or [1, 2]", "[2, 2]"]);
     refuses(run(&[1, 2, 4, 3], &[2, 3, 3, 3], &[2], 1), &["conv2d", "`x`", "3x3", "[1, 2, 4, 3]"]);
     refuses(run(&[1, 4, 4, 3], &[2, 3, 3, 3], &[2], 0), &["conv2d", "stride"]);
     refuses(run(&[0, 4, 4, 3], &[2, 3, 3, 3], &[2], 1), &["conv2d", "`x`", "[0, 4, 4, 3]"]);

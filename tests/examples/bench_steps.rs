@@ -102,6 +102,7 @@ fn processor() -> f64 {
 }
 
 fn main() {
+    strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
     let argument = std::env::args().nth(1).unwrap();
     // `row+recompute`: with checkpointed activations.

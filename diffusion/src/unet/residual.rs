@@ -69,8 +69,7 @@ impl ResidualBlock {
             None => Ok(t.clone()),
             Some((resampling, direction)) => resampling.apply(t, *direction),
         };
-        let h = self.conv1.forward(&resample(&self.norm1.forward_silu(x)?)?)?;
-        let h = self.modulate(&h, &self.embedding.forward(&pass.embedding)?)?;
+        let h = self.modulated(&resample(&self.norm1.forward_silu(x)?)?, &self.embedding.forward(&pass.embedding)?)?;
         let h = match pass.train {
             Some(key) if self.dropout > 0.0 => ops::dropout(&h, self.dropout, key.child(&self.path))?,
             _ => h,
@@ -80,12 +79,13 @@ impl ResidualBlock {
         rescaled((x + self.conv2.forward(&h)?)?, self.rescale)
     }
 
-    fn modulate(&self, h: &Tensor, e: &Tensor) -> Result<Tensor> {
-        let (b, c) = (h.dim(0)?, h.dim(3)?);
-        if self.scale_shift {
-            let (scale, shift) = (e.narrow(1, 0, c)?.contiguous()?, e.narrow(1, c, c)?.contiguous()?);
-            return Ok(self.norm2.forward_scale_shift_silu(h, &scale, &shift)?);
+    /// From the first convolution to the second activation, with what the embedding says.
+    fn modulated(&self, h: &Tensor, e: &Tensor) -> Result<Tensor> {
+        if !self.scale_shift {
+            return Ok(self.norm2.forward_silu(&self.conv1.forward_shifted(h, e)?)?);
         }
-        Ok(self.norm2.forward_silu(&h.broadcast_add(&e.reshape((b, 1, 1, c))?)?)?)
+        let (h, c) = (self.conv1.forward(h)?, e.dim(1)? / 2);
+        let (scale, shift) = (e.narrow(1, 0, c)?.contiguous()?, e.narrow(1, c, c)?.contiguous()?);
+        Ok(self.norm2.forward_scale_shift_silu(&h, &scale, &shift)?)
     }
 }

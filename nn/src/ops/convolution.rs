@@ -54,13 +54,18 @@ impl Conv2dConfig {
     }
 }
 
-/// Convolution (cross-correlation). x: `[B, H, W, C_in]`, weight: `[C_out, C_in, kh, kw]`, bias: `[C_out]`;
-/// answers `[B, H', W', C_out]` with `H' = (H + top + bottom - kh) / stride + 1`.
+/// Convolution (cross-correlation). x: `[B, H, W, C_in]`, weight: `[C_out, C_in, kh, kw]`, bias: `[C_out]`, or one for each
+/// sample, `[B, C_out]`; answers `[B, H', W', C_out]` with `H' = (H + top + bottom - kh) / stride + 1`.
 ///
 /// # Errors
 /// If the shapes do not agree or the padded image is smaller than the kernel.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let output = output_size(x, weight, bias, config)?;
+    let on_cpu = cpu::applies(&[x, weight]) && bias.is_none_or(|b| cpu::applies(&[b]));
+    if let Some(bias) = bias.filter(|b| b.rank() == 2 && !on_cpu) {
+        let y = conv2d(x, weight, None, config)?;
+        return Ok(y.broadcast_add(&bias.reshape((bias.dim(0)?, 1, 1, ()))?.to_dtype(y.dtype())?)?);
+    }
     let geometry = Geometry {
         input: x.shape().dims4().map(|(b, h, w, c)| [b, h, w, c])?,
         output,
@@ -73,7 +78,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2d
         let (wide, weight) = (widened(x)?, rounded(weight, x.dtype())?);
         return Ok(conv2d(&wide, &weight, bias.map(widened).transpose()?.as_ref(), config)?.to_dtype(x.dtype())?);
     }
-    if !cpu::applies(&[x, weight]) || bias.is_some_and(|b| !cpu::applies(&[b])) {
+    if !on_cpu {
         return composed::convolution::conv2d(x, weight, bias, config, output);
     }
     match bias {
@@ -98,8 +103,8 @@ fn output_size(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2
     if c_out == 0 {
         return Err(Error::argument("conv2d", "weight", "no empty dimension", weight.dims()));
     }
-    if let Some(b) = bias.filter(|b| b.dims() != [c_out]) {
-        return Err(Error::argument("conv2d", "bias", format!("[{c_out}]"), b.dims()));
+    if let Some(bias) = bias.filter(|bias| bias.dims() != [c_out] && bias.dims() != [b, c_out]) {
+        return Err(Error::argument("conv2d", "bias", format!("[{c_out}] or [{b}, {c_out}]"), bias.dims()));
     }
     let Conv2dConfig { stride, padding: p } = config;
     let (h, w) = (h + p.top + p.bottom, w + p.left + p.right);

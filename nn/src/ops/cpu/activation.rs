@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::{
     exp::{exp, normal, sigmoid},
     kernel::Kernel,
+    scratch::fresh,
     simd::vectorized,
 };
 
@@ -38,7 +39,7 @@ impl Kernel<1> for Pointwise {
             Function::Gelu => gelu,
             Function::GeluTanh => gelu_tanh,
         };
-        let mut y = vec![0.0; x.len()];
+        let mut y = fresh(x.len());
         y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| map(x, y));
         y
     }
@@ -49,7 +50,7 @@ impl Kernel<1> for Pointwise {
             Function::Gelu => gelu_gradient,
             Function::GeluTanh => gelu_tanh_gradient,
         };
-        let mut dx = vec![0.0; x.len()];
+        let mut dx = fresh(x.len());
         let pieces = dx.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).zip(dy.par_chunks(PIECE));
         pieces.for_each(|((dx, x), dy)| map(x, dy, dx));
         [Some(dx)]
@@ -80,7 +81,7 @@ impl Kernel<1> for Geglu {
 
     fn forward(&self, [x]: [&[f32]; 1]) -> Vec<f32> {
         let (n, rows) = (self.width(), self.rows_at_once());
-        let mut y = vec![0.0; x.len() / 2];
+        let mut y = fresh(x.len() / 2);
         y.par_chunks_mut(rows * n).zip(x.par_chunks(rows * 2 * n)).for_each(|(y, x)| {
             for (y, x) in y.chunks_exact_mut(n).zip(x.chunks_exact(2 * n)) {
                 geglu(&x[..n], &x[n..], y);
@@ -91,7 +92,7 @@ impl Kernel<1> for Geglu {
 
     fn backward(&self, [x]: [&[f32]; 1], _: [bool; 1], _: &[f32], dy: &[f32]) -> [Option<Vec<f32>>; 1] {
         let (n, rows) = (self.width(), self.rows_at_once());
-        let mut dx = vec![0.0; x.len()];
+        let mut dx = fresh(x.len());
         let pieces = dx.par_chunks_mut(rows * 2 * n).zip(x.par_chunks(rows * 2 * n)).zip(dy.par_chunks(rows * n));
         pieces.for_each(|((dx, x), dy)| {
             for ((dx, x), dy) in dx.chunks_exact_mut(2 * n).zip(x.chunks_exact(2 * n)).zip(dy.chunks_exact(n)) {

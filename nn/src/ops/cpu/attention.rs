@@ -9,7 +9,7 @@ use super::{
     gemm::{Lent, Matrix, gemm, with_packed},
     kernel::Kernel,
     reduce::{add, sum, sum_pairs},
-    scratch::with_scratch,
+    scratch::{fresh, with_scratch},
     simd::vectorized,
 };
 
@@ -54,7 +54,7 @@ impl Kernel<3> for Attention {
 
     fn forward(&self, args: [&[f32]; 3]) -> Vec<f32> {
         let (row, spans) = (self.row(), self.spans(self.batch));
-        let mut y = vec![0.0; args[0].len()];
+        let mut y = fresh(args[0].len());
         let tasks: Vec<_> = y
             .chunks_mut(self.queries * row)
             .enumerate()
@@ -178,7 +178,7 @@ impl Attention {
 
     fn head_gradients(&self, at: [usize; 2], span: Range<usize>, args: [&[f32]; 3], y: &[f32], dy: &[f32]) -> Part {
         let (keys, d) = (self.keys, self.width);
-        let mut part = Part { dq: vec![0.0; span.len() * d], dk: vec![0.0; keys * d], dv: vec![0.0; keys * d] };
+        let mut part = Part { dq: fresh(span.len() * d), dk: fresh(keys * d), dv: fresh(keys * d) };
         let (k, v) = (self.head(args[1], keys, at, 0), self.head(args[2], keys, at, 0));
         with_packed(k.t(), [d, keys], |turned_k| {
             with_packed(v.t(), [d, keys], |turned_v| {

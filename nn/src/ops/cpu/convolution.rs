@@ -3,13 +3,14 @@
 use rayon::prelude::*;
 
 use super::{
+    bias::{self, Bias},
     few,
     gather::Gather,
     gemm::{Matrix, Packed, gemm},
     kernel::Kernel,
     linear::{self, Sizes},
-    reduce::{column_sums, sum_spans},
-    scratch::{row_distance, with_scratch},
+    reduce::sum_spans,
+    scratch::{fresh, row_distance, with_scratch},
     weights::unpack,
     winograd,
 };
@@ -63,12 +64,12 @@ impl Kernel<3> for Geometry {
     }
 
     fn forward(&self, [x, w, b]: [&[f32]; 3]) -> Vec<f32> {
-        forward(self, x, w, Some(b))
+        forward(self, x, w, Some(Bias::new(b, self.weight[0], self.windows().pixels())))
     }
 
-    fn backward(&self, [x, w, _]: [&[f32]; 3], wanted: [bool; 3], _: &[f32], dy: &[f32]) -> [Option<Vec<f32>>; 3] {
+    fn backward(&self, [x, w, b]: [&[f32]; 3], wanted: [bool; 3], _: &[f32], dy: &[f32]) -> [Option<Vec<f32>>; 3] {
         let [dx, dw] = self.gradients(x, w, [wanted[0], wanted[1]], dy);
-        [dx, dw, wanted[2].then(|| column_sums(dy, self.weight[0]))]
+        [dx, dw, wanted[2].then(|| bias::gradient(dy, self.weight[0], b.len()))]
     }
 }
 
@@ -76,7 +77,7 @@ impl Kernel<3> for Geometry {
 const WINDOW_PART: usize = 768;
 
 /// `[B, H', W', C_out]` of x and weight, plus bias.
-fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<Bias<'_>>) -> Vec<f32> {
     let [c_out, c_in, kh, kw] = g.weight;
     let gather = g.windows();
     if few::applies(&gather, c_out) {
@@ -103,7 +104,7 @@ fn input_gradient(g: &Geometry, dy: &[f32], weight: &[f32]) -> Vec<f32> {
         return phase(g, dy, weight, [0, 0]);
     }
     let [batch, h, w, c] = g.input;
-    let mut dx = vec![0.0; batch * h * w * c];
+    let mut dx = fresh(batch * h * w * c);
     for py in 0..g.stride.min(h) {
         for px in 0..g.stride.min(w) {
             let part = phase(g, dy, weight, [py, px]);
@@ -128,7 +129,7 @@ fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let (c_out, k, pixels) = (g.weight[0], gather.window(), gather.pixels());
     let (rows, spans) = weight_blocks(k, pixels);
     let blocks = k.div_ceil(rows);
-    let mut partial = vec![0.0; spans * k * c_out];
+    let mut partial = fresh(spans * k * c_out);
     let tasks: Vec<(usize, &mut [f32])> =
         partial.chunks_mut(k * c_out).flat_map(|span| span.chunks_mut(rows * c_out)).enumerate().collect();
     tasks.into_par_iter().for_each(|(i, out)| {
@@ -159,20 +160,19 @@ impl Geometry {
 }
 
 /// Windows times the matrices of their taps (`[channels, n]` each), plus bias.
-fn product(gather: &Gather, source: &[f32], taps: &[Matrix<'_>], n: usize, bias: Option<&[f32]>) -> Vec<f32> {
+fn product(gather: &Gather, source: &[f32], taps: &[Matrix<'_>], n: usize, bias: Option<Bias<'_>>) -> Vec<f32> {
     if winograd::applies(gather, n) {
         return winograd::product(gather, source, taps, n, bias);
     }
     let matrix = Packed::new(taps, gather.source[3], n);
     let (k, pixels) = (gather.window(), gather.pixels());
-    let mut y = vec![0.0; pixels * n];
+    let mut y = fresh(pixels * n);
     let tile = tile_pixels(pixels);
     y.par_chunks_mut(tile * n).enumerate().for_each(|(i, y)| {
-        let count = y.len() / n;
+        let (count, first) = (y.len() / n, i * tile);
         if let Some(bias) = bias {
-            y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias));
+            bias.fill(first, y);
         }
-        let first = i * tile;
         for part in (0..k).step_by(WINDOW_PART).map(|from| from..k.min(from + WINDOW_PART)) {
             let distance = row_distance(part.len());
             with_scratch(count * distance, |columns| {

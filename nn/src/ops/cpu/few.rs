@@ -7,10 +7,11 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::{
+    bias::Bias,
     gather::Gather,
     gemm::{Matrix, Packed, gemm},
     reduce::add,
-    scratch::with_scratch,
+    scratch::{fresh, with_scratch},
     simd::vectorized,
 };
 
@@ -27,24 +28,24 @@ pub(crate) fn applies(gather: &Gather, n: usize) -> bool {
 }
 
 /// Windows times weight `[n, channels, taps]` transposed, plus bias: `[pixels, n]`.
-pub(crate) fn forward(gather: &Gather, source: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+pub(crate) fn forward(gather: &Gather, source: &[f32], weight: &[f32], bias: Option<Bias<'_>>) -> Vec<f32> {
     let (pixels, q) = (gather.pixels(), gather.window());
     let n = weight.len() / q;
     let windows = windows(gather, source);
     let packed = Packed::new(&[Matrix::rows(&windows, q).t()], q, pixels);
-    let mut turned = vec![0.0; n * pixels];
+    let mut turned = fresh(n * pixels);
     let rows = outputs_at_once(n);
     turned.par_chunks_mut(rows * pixels).zip(weight.par_chunks(rows * q)).for_each(|(y, w)| {
         packed.product(y, false, Matrix::rows(w, q));
     });
-    let mut y = vec![0.0; pixels * n];
+    let mut y = fresh(pixels * n);
     y.par_chunks_mut(n * 8).enumerate().for_each(|(i, y)| {
         for (j, y) in y.chunks_exact_mut(n).enumerate() {
             for (y, column) in y.iter_mut().zip(turned[8 * i + j..].iter().step_by(pixels)) {
                 *y = *column;
             }
             if let Some(bias) = bias {
-                add(y, bias);
+                add(y, bias.of(8 * i + j));
             }
         }
     });
@@ -57,7 +58,7 @@ pub(crate) fn weight_gradient(gather: &Gather, source: &[f32], dy: &[f32]) -> Ve
     let n = dy.len() / pixels;
     let windows = windows(gather, source);
     let packed = Packed::new(&[Matrix::rows(&windows, q)], pixels, q);
-    let mut dw = vec![0.0; n * q];
+    let mut dw = fresh(n * q);
     let rows = outputs_at_once(n);
     dw.par_chunks_mut(rows * q).enumerate().for_each(|(i, dw)| {
         packed.product(dw, false, Matrix::rows(&dy[i * rows..], n).t());
@@ -85,7 +86,7 @@ pub(crate) fn input_gradient(gather: &Gather, dy: &[f32], weight: &[f32]) -> Vec
             dx
         })
         .collect();
-    let mut dx = vec![0.0; places * c];
+    let mut dx = fresh(places * c);
     dx.par_chunks_mut(c * 8).enumerate().for_each(|(i, dx)| {
         for (j, dx) in dx.chunks_exact_mut(c).enumerate() {
             for (dx, part) in dx.chunks_mut(CHANNELS).zip(&parts) {

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::{activation::silu_slope, exp::sigmoid, kernel::Kernel, reduce::add, simd::vectorized};
+use super::{activation::silu_slope, exp::sigmoid, kernel::Kernel, reduce::add, scratch::fresh, simd::vectorized};
 
 /// Numbers of x that one piece of work takes: they stay in the second-level cache between two looks at them.
 const PIECE: usize = 1 << 16;
@@ -32,7 +32,7 @@ impl Kernel<3> for GroupNorm {
 
     fn forward(&self, [x, weight, bias]: [&[f32]; 3]) -> Vec<f32> {
         let moments = self.moments.get_or_init(|| self.moments(x));
-        let mut y = vec![0.0; x.len()];
+        let mut y = fresh(x.len());
         self.pieces_mut(&mut y).zip(self.pieces(x)).for_each(|((sample, y), (_, x))| {
             let p = self.parameters(sample, moments, weight, bias);
             if self.silu { normalize_silu(x, &p, y) } else { normalize(x, &p, y) }
@@ -149,7 +149,7 @@ impl GroupNorm {
         let means: Vec<Vec<f32>> = (0..self.samples)
             .map(|i| self.group_means(self.parameters(i, moments, w, b).weight, &sums[i * 2 * self.channels..]))
             .collect();
-        let mut dx = vec![0.0; x.len()];
+        let mut dx = fresh(x.len());
         self.pieces_mut(&mut dx).zip(self.pieces(x)).zip(self.pieces(dy)).for_each(|(((i, dx), (_, x)), (_, dy))| {
             let p = self.parameters(i, moments, w, b);
             let (m0, m1) = means[i].split_at(self.channels);

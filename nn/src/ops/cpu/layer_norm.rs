@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::{
     kernel::Kernel,
     reduce::{add, sum, sum_pairs},
+    scratch::fresh,
     simd::vectorized,
 };
 
@@ -33,14 +34,14 @@ impl Kernel<3> for LayerNorm {
 
     fn forward(&self, [x, weight, bias]: [&[f32]; 3]) -> Vec<f32> {
         let (n, eps) = (self.piece(), self.eps);
-        let mut y = vec![0.0; x.len()];
+        let mut y = fresh(x.len());
         y.par_chunks_mut(n).zip(x.par_chunks(n)).for_each(|(y, x)| rows(x, weight, bias, eps, y));
         y
     }
 
     fn backward(&self, [x, weight, _]: [&[f32]; 3], wanted: [bool; 3], _: &[f32], dy: &[f32]) -> [Option<Vec<f32>>; 3] {
         let (n, width, eps) = (self.piece(), self.width, self.eps);
-        let mut dx = vec![0.0; x.len()];
+        let mut dx = fresh(x.len());
         let partial: Vec<Vec<f32>> = dx
             .par_chunks_mut(n)
             .zip(x.par_chunks(n))

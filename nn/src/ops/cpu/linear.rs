@@ -5,12 +5,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
+    bias::Bias,
     few,
     gather::Gather,
     gemm::{Matrix, Packed},
     kernel::Kernel,
     reduce::{column_sums, sum_spans},
-    scratch::{row_distance, with_scratch},
+    scratch::{fresh, row_distance, with_scratch},
 };
 
 /// Rows of x that one product of the weight's gradient takes.
@@ -61,7 +62,7 @@ impl Kernel<3> for Linear {
     }
 
     fn forward(&self, [x, w, b]: [&[f32]; 3]) -> Vec<f32> {
-        forward(self.sizes, x, w, Some(b))
+        forward(self.sizes, x, w, Some(Bias::new(b, self.sizes.n_out, self.sizes.rows)))
     }
 
     fn backward(&self, [x, w, _]: [&[f32]; 3], wanted: [bool; 3], _: &[f32], dy: &[f32]) -> [Option<Vec<f32>>; 3] {
@@ -74,7 +75,7 @@ impl Kernel<3> for Linear {
 }
 
 /// `[rows, n_out]`.
-pub(crate) fn forward(s: Sizes, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+pub(crate) fn forward(s: Sizes, x: &[f32], weight: &[f32], bias: Option<Bias<'_>>) -> Vec<f32> {
     let gather = s.windows();
     if few::applies(&gather, s.n_out) {
         return few::forward(&gather, x, weight, bias);
@@ -104,7 +105,7 @@ pub(crate) fn weight_gradient(s: Sizes, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let block = n_out.div_ceil(n_out.div_ceil(168));
     let blocks = n_out.div_ceil(block);
     let spans = 8usize.div_ceil(blocks).clamp(1, rows.div_ceil(512));
-    let mut partial = vec![0.0; spans * n_out * n_in];
+    let mut partial = fresh(spans * n_out * n_in);
     let tasks: Vec<(usize, &mut [f32])> =
         partial.chunks_mut(n_out * n_in).flat_map(|span| span.chunks_mut(block * n_in)).enumerate().collect();
     tasks.into_par_iter().for_each(|(i, out)| {
@@ -129,13 +130,13 @@ fn weight_block(s: Sizes, x: &Packed, dy: &[f32], span: Range<usize>, first: usi
 }
 
 /// Rows of x (each `k` wide) times `matrix` (`[k, n]`), plus bias.
-fn product(x: &[f32], k: usize, matrix: &Packed, n: usize, bias: Option<&[f32]>) -> Vec<f32> {
+fn product(x: &[f32], k: usize, matrix: &Packed, n: usize, bias: Option<Bias<'_>>) -> Vec<f32> {
     let rows = x.len() / k;
     let tile = rows.div_ceil(8).clamp(14, 252).next_multiple_of(14);
-    let mut y = vec![0.0; rows * n];
-    y.par_chunks_mut(tile * n).zip(x.par_chunks(tile * k)).for_each(|(y, x)| {
+    let mut y = fresh(rows * n);
+    y.par_chunks_mut(tile * n).zip(x.par_chunks(tile * k)).enumerate().for_each(|(i, (y, x))| {
         if let Some(bias) = bias {
-            y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias));
+            bias.fill(i * tile, y);
         }
         let distance = row_distance(k);
         if distance == k {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{kernel::Kernel, reduce::sum_pairs, simd::vectorized};
+use super::{kernel::Kernel, reduce::sum_pairs, scratch::fresh, simd::vectorized};
 
 /// Numbers that one piece of work takes.
 const PIECE: usize = 1 << 14;
@@ -41,7 +41,7 @@ impl Kernel<2> for Loss {
     fn backward(&self, [a, b]: [&[f32]; 2], wanted: [bool; 2], _: &[f32], dy: &[f32]) -> [Option<Vec<f32>>; 2] {
         let n = a.len() / self.samples;
         let gradient = |sign: f32| {
-            let mut out = vec![0.0; a.len()];
+            let mut out = fresh(a.len());
             out.par_chunks_mut(n).zip(a.par_chunks(n)).zip(b.par_chunks(n)).zip(dy.par_iter()).for_each(|(((out, a), b), dy)| {
                 let factor = sign * dy / n as f32;
                 let pieces = out.par_chunks_mut(PIECE).zip(a.par_chunks(PIECE)).zip(b.par_chunks(PIECE));

@@ -3,6 +3,7 @@
 
 pub(super) mod activation;
 pub(super) mod attention;
+mod bias;
 pub(super) mod convolution;
 mod exp;
 mod few;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{kernel::Kernel, simd::vectorized};
+use super::{kernel::Kernel, scratch::fresh, simd::vectorized};
 
 /// 2×2 blocks of one source pixel. The size of the small image: batch, height, width, channels.
 pub(crate) struct Upsample2x(pub [usize; 4]);
@@ -45,7 +45,7 @@ impl Kernel<1> for Average2x {
 
 /// Each pixel times `factor` to its four places.
 fn spread(x: &[f32], [_, _, w, c]: [usize; 4], factor: f32) -> Vec<f32> {
-    let mut y = vec![0.0; 4 * x.len()];
+    let mut y = fresh(4 * x.len());
     y.par_chunks_mut(4 * w * c).zip(x.par_chunks(w * c)).with_min_len(4).for_each(|(y, x)| {
         let (upper, lower) = y.split_at_mut(2 * w * c);
         for (y, x) in upper.chunks_exact_mut(2 * c).zip(x.chunks_exact(c)) {
@@ -60,7 +60,7 @@ fn spread(x: &[f32], [_, _, w, c]: [usize; 4], factor: f32) -> Vec<f32> {
 
 /// The sum of four places times `factor`.
 fn collect(x: &[f32], [b, h, w, c]: [usize; 4], factor: f32) -> Vec<f32> {
-    let mut y = vec![0.0; b * h * w * c];
+    let mut y = fresh(b * h * w * c);
     y.par_chunks_mut(w * c).zip(x.par_chunks(4 * w * c)).with_min_len(4).for_each(|(y, x)| {
         let (upper, lower) = x.split_at(2 * w * c);
         for ((y, upper), lower) in y.chunks_exact_mut(c).zip(upper.chunks_exact(2 * c)).zip(lower.chunks_exact(2 * c)) {
@@ -101,7 +101,7 @@ impl Kernel<2> for Join {
 
     fn forward(&self, [a, b]: [&[f32]; 2]) -> Vec<f32> {
         let [wa, wb] = self.widths;
-        let mut y = vec![0.0; a.len() + b.len()];
+        let mut y = fresh(a.len() + b.len());
         let rows = y.par_chunks_exact_mut(wa + wb).zip(a.par_chunks_exact(wa)).zip(b.par_chunks_exact(wb));
         rows.with_min_len(64).for_each(|((y, a), b)| {
             y[..wa].copy_from_slice(a);
@@ -113,7 +113,7 @@ impl Kernel<2> for Join {
     fn backward(&self, [a, b]: [&[f32]; 2], wanted: [bool; 2], _: &[f32], dy: &[f32]) -> [Option<Vec<f32>>; 2] {
         let [wa, wb] = self.widths;
         let part = |n: usize, first: usize, width: usize| {
-            let mut out = vec![0.0; n];
+            let mut out = fresh(n);
             let rows = out.par_chunks_exact_mut(width).zip(dy.par_chunks_exact(wa + wb));
             rows.with_min_len(64).for_each(|(out, dy)| out.copy_from_slice(&dy[first..first + width]));
             out

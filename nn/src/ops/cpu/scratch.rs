@@ -21,6 +21,16 @@ pub(crate) fn with_scratch<R>(n: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     result
 }
 
+/// `n` floats of any content, for a kernel that writes each of them before it reads it: a large result is spared a pass of zeros.
+#[allow(clippy::uninit_vec)]
+pub(crate) fn fresh(n: usize) -> Vec<f32> {
+    let mut data = Vec::with_capacity(n);
+    // SAFETY: the capacity is n, every bit pattern is a float, and every element is written before it is read; the guard tests
+    // compare all of them.
+    unsafe { data.set_len(n) };
+    data
+}
+
 /// Memory that begins at a cache line.
 pub(crate) struct Aligned {
     data: Vec<f32>,
@@ -29,9 +39,9 @@ pub(crate) struct Aligned {
 }
 
 impl Aligned {
-    /// `len` zeros.
-    pub(crate) fn zeros(len: usize) -> Self {
-        let data = vec![0.0; len + LINE];
+    /// `len` floats of any content: as [`fresh`].
+    pub(crate) fn fresh(len: usize) -> Self {
+        let data = fresh(len + LINE);
         Self { start: line_offset(&data), data, len }
     }
 

@@ -8,10 +8,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
+    bias::Bias,
     gather::Gather,
     gemm::{Matrix, Packed, gemm},
     reduce::sum_spans,
-    scratch::with_scratch,
+    scratch::{fresh, with_scratch},
     simd::vectorized,
 };
 
@@ -124,11 +125,11 @@ fn pixel(x: &[f32], [_, h, w, c]: [usize; 4], image: usize, [y, x0]: [isize; 2])
 }
 
 /// Windows times the nine `taps` (`[channels, n]` each), plus bias.
-pub(crate) fn product(gather: &Gather, source: &[f32], taps: &[Matrix<'_>], n: usize, bias: Option<&[f32]>) -> Vec<f32> {
+pub(crate) fn product(gather: &Gather, source: &[f32], taps: &[Matrix<'_>], n: usize, bias: Option<Bias<'_>>) -> Vec<f32> {
     let ([batch, _, _, c], [h, w]) = (gather.source, gather.grid);
     let (tiles, weights) = (Tiles::new(gather), transformed_weights(taps, c, n));
     let rows = tiles.rows_at_once();
-    let mut y = vec![0.0; batch * h * w * n];
+    let mut y = fresh(batch * h * w * n);
     let tasks: Vec<_> = y
         .chunks_mut(h * w * n)
         .enumerate()
@@ -144,7 +145,7 @@ pub(crate) fn product(gather: &Gather, source: &[f32], taps: &[Matrix<'_>], n: u
                 for (p, weight) in weights.iter().enumerate() {
                     weight.product_wide((&mut m[p * n..], dn), count, Matrix::rows(&v[p * c..], dc));
                 }
-                tiles.result(m, n, first, bias, y);
+                tiles.result(m, n, first, bias.map(|b| b.of(image * h * w)), y);
             });
         });
     });
@@ -160,7 +161,7 @@ pub(crate) fn weight_gradient(gather: &Gather, source: &[f32], dy: &[f32], n: us
     let blocks = c.div_ceil(width);
     let spans = 8usize.div_ceil(blocks).min(count.div_ceil(TILES));
     // Channels first, then the sixteen positions: `[spans][blocks][16][channels of the block][n]`.
-    let mut partial = vec![0.0; spans * 16 * c * n];
+    let mut partial = fresh(spans * 16 * c * n);
     let pieces: Vec<(usize, &mut [f32])> =
         partial.chunks_mut(16 * c * n).flat_map(|span| span.chunks_mut(16 * width * n)).enumerate().collect();
     pieces.into_par_iter().for_each(|(i, out)| {
@@ -170,7 +171,7 @@ pub(crate) fn weight_gradient(gather: &Gather, source: &[f32], dy: &[f32], n: us
         weight_block(&tiles, source, dy, n, span, channels, out);
     });
     let total = sum_spans(partial, 16 * c * n);
-    let mut taps = vec![0.0; 9 * c * n];
+    let mut taps = fresh(9 * c * n);
     let mut block = 0;
     while block * width < c {
         let channels = block * width..c.min((block + 1) * width);
@@ -209,7 +210,7 @@ fn weight_block(
 
 /// `G g Gᵀ`: sixteen matrices `[channels, n]`.
 fn transformed_weights(taps: &[Matrix<'_>], c: usize, n: usize) -> Vec<Packed> {
-    let mut dense = vec![0.0; 16 * c * n];
+    let mut dense = fresh(16 * c * n);
     dense.par_chunks_exact_mut(16 * n).enumerate().for_each(|(ci, out)| {
         for co in 0..n {
             let g: [[f32; 3]; 3] = std::array::from_fn(|y| std::array::from_fn(|x| taps[3 * y + x].at(ci, co)));

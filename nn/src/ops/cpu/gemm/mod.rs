@@ -64,7 +64,7 @@ impl Packed {
     pub(crate) fn new(parts: &[Matrix<'_>], rows: usize, n: usize) -> Self {
         let k = parts.len() * rows;
         assert!(parts.iter().all(|p| p.holds(rows, n)), "gemm: matrix outside its slice");
-        let mut data = Aligned::zeros(packed_len(k, n));
+        let mut data = Aligned::fresh(packed_len(k, n));
         data.get_mut().par_chunks_exact_mut(PANEL * k).enumerate().for_each(|(panel, out)| {
             for (part, out) in parts.iter().zip(out.chunks_exact_mut(PANEL * rows)) {
                 pack::panel(part, n, panel, out);
