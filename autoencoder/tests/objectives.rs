@@ -86,6 +86,21 @@ fn every_part_of_a_training_goes_on_where_it_stood() {
     }
 }
 
+#[test]
+fn checkpointed_activations_train_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures_in(&tempdir_in(dir.path(), "data"), 12);
+    for kind in [Kind::Kl, Kind::Vq, Kind::Tiny] {
+        let [kept, recomputed] = [false, true].map(|checkpoint_activations| {
+            let run = dir.path().join(format!("{kind:?}-{checkpoint_activations}"));
+            let config = AutoencoderTraining { images: 24, checkpoint_activations, ..everything(kind) };
+            train_in(&run, &config, &data, &NoProgress, &Interrupt::default());
+            run
+        });
+        assert_same_bits(&kept, &recomputed);
+    }
+}
+
 fn check_records(records: &[serde_json::Value], kind: Kind) {
     let number = |i: usize, key: &str| records[i][key].as_f64().unwrap_or(f64::NAN);
     for (i, seen) in [(0, 16.0), (1, 32.0), (2, 48.0)] {

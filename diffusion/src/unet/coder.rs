@@ -90,6 +90,7 @@ impl Decoder {
         for layer in &self.layers {
             if let Layer::ToImage(to_image) = layer.as_ref() {
                 image = Some(to_image.forward(&h, image.as_ref())?);
+                h = seam(&h)?;
                 continue;
             }
             let skip = layer.takes_skip().then(|| skips.next()).flatten();

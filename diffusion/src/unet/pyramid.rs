@@ -5,6 +5,7 @@ use strata_nn::{
     layers::{Conv2d, GroupNorm, Linear},
     ops::{Conv2dConfig, Padding},
     params::Scope,
+    recompute::seam,
 };
 
 use super::{
@@ -50,7 +51,7 @@ impl Join {
             Kind::Residual(conv) => {
                 let sum = (h + conv.forward(&self.resampling.before_strided(image)?)?)?;
                 let sum = rescaled(sum, self.rescale)?;
-                Ok((sum.clone(), sum))
+                Ok((seam(&sum)?, sum))
             }
             Kind::Skip(map) => {
                 let image = self.resampling.apply(image, Direction::Down)?;

@@ -5,7 +5,10 @@ mod published;
 
 use candle_core::{Device, Tensor, Var};
 use strata_conditioning::Condition;
-use strata_nn::{params::ParamStore, random::Key};
+use strata_nn::{
+    params::{ParamStore, Parameter},
+    random::Key,
+};
 
 use super::*;
 
@@ -142,7 +145,7 @@ fn checkpointed_activations_change_no_bit() -> Result<()> {
             let inner = y.sorted_nodes().len();
             let missing = || Error::Config("no gradient".into());
             let mut all = vec![vec![inner as f32], y.flatten_all()?.to_vec1()?];
-            for var in std::iter::once(&x).chain(store.trainable().iter().map(|p| p.var())) {
+            for var in std::iter::once(&x).chain(store.trainable().iter().map(Parameter::var)) {
                 all.push(grads.get(var).ok_or_else(missing)?.flatten_all()?.to_vec1()?);
             }
             Ok(all)
