@@ -63,8 +63,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2d
     let output = output_size(x, weight, bias, config)?;
     let on_cpu = cpu::applies(&[x, weight]) && bias.is_none_or(|b| cpu::applies(&[b]));
     if let Some(bias) = bias.filter(|b| b.rank() == 2 && !on_cpu) {
-        let y = conv2d(x, weight, None, config)?;
-        return Ok(y.broadcast_add(&bias.reshape((bias.dim(0)?, 1, 1, ()))?.to_dtype(y.dtype())?)?);
+        return add_to_samples(&conv2d(x, weight, None, config)?, bias);
     }
     let geometry = Geometry {
         input: x.shape().dims4().map(|(b, h, w, c)| [b, h, w, c])?,
@@ -73,7 +72,10 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2d
         stride: config.stride,
         top_left: [config.padding.top, config.padding.left],
     };
-    on_card!([x] => cuda::conv2d(x, weight, bias, geometry));
+    on_card!([x] => match bias {
+        Some(bias) if bias.rank() == 2 => add_to_samples(&cuda::conv2d(x, weight, None, geometry)?, bias),
+        _ => cuda::conv2d(x, weight, bias, geometry),
+    });
     if is_narrow(x) {
         let (wide, weight) = (widened(x)?, rounded(weight, x.dtype())?);
         return Ok(conv2d(&wide, &weight, bias.map(widened).transpose()?.as_ref(), config)?.to_dtype(x.dtype())?);
@@ -85,6 +87,11 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2d
         Some(bias) => apply3(geometry, x, weight, bias),
         None => apply2(geometry, x, weight),
     }
+}
+
+/// y: `[B, H, W, C]`, bias: `[B, C]`.
+fn add_to_samples(y: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    Ok(y.broadcast_add(&bias.reshape((bias.dim(0)?, 1, 1, ()))?.to_dtype(y.dtype())?)?)
 }
 
 fn output_size(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<[usize; 2]> {
