@@ -1,8 +1,10 @@
-//! The state of Adam for one tensor, and one step of it: on the host as a sweep in place, elsewhere as tensor operators.
+//! The state of Adam for one tensor, and one step of it: on the host as a sweep in place, elsewhere as tensor operators
+//! (unless [`card`](crate::card) does the steps of all tensors at once).
 
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Tensor, Var};
+use strata_nn::multi_tensor;
 
 use crate::{
     Result,
@@ -35,7 +37,8 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    fn coefficients<T: Real>(&self) -> Coefficients<T> {
+    /// The same in the tensor's precision, with what follows from k.
+    pub fn coefficients<T: Real>(&self) -> Coefficients<T> {
         let k = self.k as f64;
         let shrink = if self.decoupled { 1.0 - self.lr * self.weight_decay } else { 1.0 };
         Coefficients {
@@ -58,7 +61,7 @@ impl State {
     pub fn new(var: &Var, amsgrad: bool) -> Result<Self> {
         let n = var.elem_count();
         match var.dtype() {
-            DType::F32 | DType::F64 if !on_host(var) => {
+            DType::F32 | DType::F64 if !on_host(var) || multi_tensor::applies(var) => {
                 let zeros = || var.as_detached_tensor().zeros_like();
                 Ok(Self::Device { mean: zeros()?, square: zeros()?, peak: amsgrad.then(zeros).transpose()? })
             }
@@ -88,8 +91,8 @@ impl State {
             Self::Device { mean, square, peak } => {
                 Ok([("exp_avg", Some(mean)), ("exp_avg_sq", Some(square)), ("max_exp_avg_sq", peak.as_ref())]
                     .into_iter()
-                    .filter_map(|(name, t)| Some((name, t?.clone())))
-                    .collect())
+                    .filter_map(|(name, t)| Some(t?.copy().map(|t| (name, t))))
+                    .collect::<candle_core::Result<_>>()?)
             }
         }
     }
@@ -100,7 +103,8 @@ impl State {
             Self::F32(moments) => moments.load(tensor),
             Self::F64(moments) => moments.load(tensor),
             Self::Device { mean, square, peak } => {
-                let fetch = |name: &str| -> Result<Tensor> { Ok(tensor(name)?.to_dtype(var.dtype())?.to_device(var.device())?) };
+                let fetch =
+                    |name: &str| -> Result<Tensor> { Ok(tensor(name)?.to_dtype(var.dtype())?.to_device(var.device())?.copy()?) };
                 *mean = fetch("exp_avg")?;
                 *square = fetch("exp_avg_sq")?;
                 if let Some(peak) = peak {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use strata_nn::params::{ParamStore, Parameter};
 
 use crate::{
-    Error, Result,
+    Error, Result, card,
     host::{Real, on_host},
     power_ema,
     sweep::Blend,
@@ -118,6 +118,11 @@ impl Average<'_> {
     }
 }
 
+/// Updates every average once, those on a card together.
+pub(crate) fn average_all(pairs: Vec<&mut card::Pair<'_>>) -> Result<()> {
+    card::blend(pairs)?.into_par_iter().try_for_each(|(var, average)| average.update(var))
+}
+
 /// The average of every parameter of a store, in its precision; it begins as a copy.
 #[derive(Debug)]
 pub struct Ema {
@@ -161,7 +166,7 @@ impl Ema {
     /// # Errors
     /// Those of candle.
     pub fn update(&mut self, batch: u64) -> Result<f64> {
-        self.update_in_parts(batch, |parts| parts.par_iter_mut().try_for_each(|(var, average)| average.update(var)))
+        self.update_in_parts(batch, |parts| average_all(parts.iter_mut().collect()))
     }
 
     /// The same, each average updated by `f`: exactly once.

@@ -31,6 +31,7 @@
 //! ```
 
 mod adam;
+mod card;
 pub mod checkpoint;
 mod diagnosis;
 pub mod ema;

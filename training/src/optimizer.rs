@@ -10,8 +10,9 @@ use strata_nn::params::Parameter;
 use crate::{
     Error, Result,
     adam::{Rates, State},
+    card::{self, Work},
     checkpoint::check_names,
-    ema::{Average, Ema},
+    ema::{Average, Ema, average_all},
     gradients::{NormType, Sanitize, clip_factor, sanitized_norm, total_norm},
 };
 
@@ -210,14 +211,15 @@ impl Optimizer {
             .map(|slot| grads.get(&slot.var).map(Tensor::contiguous).transpose())
             .collect::<candle_core::Result<_>>()?;
         let present: Vec<Tensor> = grads.iter().flatten().cloned().collect();
-        let grad_norm = match self.config.sanitize {
-            Some(sanitize) => sanitized_norm(&present, sanitize)?,
-            None => total_norm(&present, NormType::L2)?,
+        let grad_norm = match (card::norm(&present, self.config.sanitize)?, self.config.sanitize) {
+            (Some(norm), _) => norm,
+            (None, Some(sanitize)) => sanitized_norm(&present, sanitize)?,
+            (None, None) => total_norm(&present, NormType::L2)?,
         };
         if !grad_norm.is_finite() {
             self.skipped += 1;
             self.skipped_in_a_row += 1;
-            averages.par_iter_mut().try_for_each(|(var, average)| average.update(var))?;
+            average_all(averages.iter_mut().collect())?;
             return Ok(StepReport { grad_norm, skipped: true });
         }
         let clip = options.max_grad_norm.map_or(1.0, |max| clip_factor(grad_norm, max));
@@ -232,11 +234,11 @@ impl Optimizer {
                 let (lr, weight_decay) = self.rates[slot.group];
                 let rates = rates(&self.config, lr * options.lr_multiplier, weight_decay, clip, slot.steps);
                 let average = averages.remove(&slot.var.id()).map(|(_, average)| average);
-                Some((slot, grad, rates, average))
+                Some(Work { var: &slot.var, state: &mut slot.state, grad, rates, average })
             })
             .collect();
-        work.into_par_iter().try_for_each(|(slot, grad, rates, average)| slot.state.step(&slot.var, grad, &rates, average))?;
-        averages.into_par_iter().try_for_each(|(_, (var, average))| average.update(var))?;
+        card::step(work)?.into_par_iter().try_for_each(Work::step)?;
+        average_all(averages.into_values().collect())?;
         self.steps += 1;
         self.skipped_in_a_row = 0;
         Ok(StepReport { grad_norm, skipped: false })
