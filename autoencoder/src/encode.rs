@@ -11,7 +11,7 @@ use strata_datasets::{
 };
 use strata_training::{Interrupt, Progress, Ranks};
 
-use crate::{Error, Kind, LoadedAutoencoder, Result, pictures::to_tensor};
+use crate::{Error, Kind, LoadedAutoencoder, Result, kl::check_size, pictures::to_tensor};
 
 /// How latents are written.
 #[derive(Clone, Debug, PartialEq)]
@@ -138,9 +138,8 @@ impl From<Finished> for Encoded {
 
 fn manifest(ae: &LoadedAutoencoder, data: &Dataset, transform: &Transform, options: &EncodeOptions) -> Result<LatentManifest> {
     let (factor, channels) = (ae.config.factor(), ae.config.latent_channels());
-    if transform.size == 0 || !transform.size.is_multiple_of(factor) {
-        return Err(Error::config("size", format!("a multiple of the autoencoder's factor ({factor})"), transform.size));
-    }
+    check_size(transform.size, factor)?;
+    ae.check_rgb()?;
     for (key, values) in [("scale", &options.scale), ("shift", &options.shift)] {
         if ![0, 1, channels].contains(&values.len()) {
             let expected = format!("one number, or one for each of {channels} channels");

@@ -118,14 +118,54 @@ pub(crate) fn apply(layer: Option<&Linear>, x: &Tensor) -> Result<Tensor> {
 
 /// Errors unless `x` is a batch of images with `channels`, sides divisible by `factor`, and finite.
 pub(crate) fn check_image(x: &Tensor, channels: usize, factor: usize) -> Result<()> {
-    let f = factor;
-    match *x.dims() {
-        [_, c, h, w] if c == channels && h > 0 && w > 0 && h.is_multiple_of(f) && w.is_multiple_of(f) => check_finite("image", x),
-        _ => {
-            let expected = format!("[B, {channels}, H, W] with sides divisible by {f} (crop or pad the image)");
-            Err(Error::input("image", expected, x.dims()))
-        }
+    let &[_, c, h, w] = x.dims() else { return Err(Error::input("image", format!("[B, {channels}, H, W]"), x.dims())) };
+    let sides = [h, w].map(|side| Sides::around(side, factor));
+    if c != channels {
+        let expected = format!("{channels} channels, [B, {channels}, H, W]");
+        return Err(Error::input("image", expected, x.dims()));
     }
+    if sides.iter().all(Sides::fits) {
+        return check_finite("image", x);
+    }
+    let [h, w] = sides;
+    let ways = format!("crop the image to {}x{} or pad it to {}x{}", h.below, w.below, h.above, w.above);
+    Err(Error::input("image", format!("sides divisible by {factor} ({ways})"), x.dims()))
+}
+
+/// The nearest sides that a network of some factor can work on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sides {
+    side: usize,
+    /// At least the factor.
+    below: usize,
+    above: usize,
+}
+
+impl Sides {
+    pub(crate) fn around(side: usize, factor: usize) -> Self {
+        let above = side.next_multiple_of(factor).max(factor);
+        Self { side, below: (side / factor * factor).max(factor), above }
+    }
+
+    pub(crate) fn fits(&self) -> bool {
+        self.side == self.above
+    }
+}
+
+impl std::fmt::Display for Sides {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.below == self.above { write!(f, "{}", self.above) } else { write!(f, "{} or {}", self.below, self.above) }
+    }
+}
+
+/// Errors unless square images of `size` pixels can be worked on.
+pub(crate) fn check_size(size: usize, factor: usize) -> Result<()> {
+    let sides = Sides::around(size, factor);
+    if sides.fits() {
+        return Ok(());
+    }
+    let expected = format!("a multiple of the autoencoder's factor ({factor}), {sides}; pictures are cropped and resized to it");
+    Err(Error::config("size", expected, size))
 }
 
 /// Errors unless `z` is a batch of latents with `channels`.

@@ -261,8 +261,10 @@ mod tests {
             let model = Autoencoder::new(&config, &ParamStore::new(0, &Device::Cpu).root()).unwrap();
             let image = |dims: &[usize], v: f32| Tensor::full(v, dims, &Device::Cpu).unwrap();
             let message = |x: &Tensor| model.encode(x).unwrap_err().to_string();
-            assert!(message(&image(&[1, 3, 4, 5], 0.0)).contains("divisible by 2 (crop or pad the image), got [1, 3, 4, 5]"));
-            assert!(message(&image(&[1, 1, 4, 4], 0.0)).contains("[B, 3, H, W]"));
+            let ways = "sides divisible by 2 (crop the image to 4x4 or pad it to 4x6), got [1, 3, 4, 5]";
+            assert!(message(&image(&[1, 3, 4, 5], 0.0)).contains(ways));
+            assert!(message(&image(&[1, 3, 4, 1], 0.0)).contains("crop the image to 4x2 or pad it to 4x2"));
+            assert!(message(&image(&[1, 1, 4, 4], 0.0)).contains("expected 3 channels, [B, 3, H, W], got [1, 1, 4, 4]"));
             assert!(message(&image(&[1, 3, 4, 4], f32::NAN)).contains("image: expected finite numbers, got 48 of 48"));
             let message = |z: &Tensor| model.decode(z).unwrap_err().to_string();
             assert!(message(&image(&[1, 4, 2, 2], f32::INFINITY)).contains("latent: expected finite numbers, got 16 of 16"));

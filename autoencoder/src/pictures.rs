@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use image::{ImageFormat, RgbImage as Canvas};
 use strata_datasets::RgbImage;
 
-use crate::{Error, Result};
+use crate::{Error, Result, model::check_finite};
 
 /// `count` square pictures of `size` pixels, packed as 8-bit RGB rows, to `[count, 3, size, size]` float32 in [-1, 1].
 ///
@@ -24,12 +24,13 @@ pub fn to_tensor(pixels: &[u8], count: usize, size: usize, device: &Device) -> R
 /// Images `[B, 3, H, W]`, nominally in [-1, 1], to pictures; rounded and clamped.
 ///
 /// # Errors
-/// If the shape is another.
+/// If the shape is another, or a number is not finite.
 pub fn from_tensor(x: &Tensor) -> Result<Vec<RgbImage>> {
     let (_, c, height, width) = x.dims4()?;
     if c != 3 {
         return Err(Error::input("images", "[B, 3, H, W]", x.dims()));
     }
+    check_finite("images", x)?;
     let byte = |v: f32| (v * 127.5 + 127.5).round().clamp(0.0, 255.0) as u8;
     let values = x.permute((0, 2, 3, 1))?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let picture = |rows: &[f32]| RgbImage { width, height, pixels: rows.iter().map(|&v| byte(v)).collect() };
@@ -135,6 +136,8 @@ mod tests {
         let pixels: Vec<u8> = (0..2 * 16 * 16 * 3).map(|i| (i * 7 % 256) as u8).collect();
         let x = to_tensor(&pixels, 2, 16, &Device::Cpu).unwrap();
         assert_eq!(x.dims(), [2, 3, 16, 16]);
+        let broken = (&x * f64::NAN).unwrap();
+        assert!(from_tensor(&broken).unwrap_err().to_string().contains("images: expected finite numbers, got 1536 of 1536"));
         let back: Vec<u8> = from_tensor(&x).unwrap().into_iter().flat_map(|p| p.pixels).collect();
         assert_eq!(back, pixels);
     }

@@ -8,6 +8,7 @@ use strata_training::{Interrupt, Progress};
 use crate::{
     Autoencoder, LoadedAutoencoder, Result,
     codebook::Usage,
+    kl::check_size,
     perceptual::Lpips,
     pictures::{self, from_tensor, mean_squared_error, psnr, to_tensor},
     ssim::ssim,
@@ -99,6 +100,8 @@ pub fn reconstruct(
     progress: &dyn Progress,
     interrupt: &Interrupt,
 ) -> Result<Reconstruction> {
+    check_size(transform.size, autoencoder.config.factor())?;
+    autoencoder.check_rgb()?;
     let prepared = prepare(data, indices, transform, 0.01, &|_| ())?;
     progress.start("reconstructing", prepared.len() as u64, "images");
     let mut measured = Measurement::new(&autoencoder.model, options, autoencoder.store.device());

@@ -7,6 +7,7 @@ use strata_training::{AdamWConfig, EmaSchedule, LrSchedule};
 use crate::{
     AutoencoderConfig, Error, Kind, KlConfig, Result, TinyConfig, VqConfig,
     adversarial::{AdversarialWeight, DiscriminatorConfig, GanLoss},
+    kl::check_size,
     perceptual::LpipsNet,
 };
 
@@ -273,10 +274,7 @@ impl AutoencoderTraining {
     pub fn validate(&self) -> Result<()> {
         let network = self.network();
         network.validate()?;
-        let factor = network.factor();
-        if self.size == 0 || !self.size.is_multiple_of(factor) {
-            return Err(Error::config("size", format!("a multiple of the autoencoder's factor ({factor})"), self.size));
-        }
+        check_size(self.size, network.factor())?;
         if network.image_channels() != (3, 3) {
             return Err(Error::config("model.in_channels", "3, as out_channels (RGB)", network.image_channels().0));
         }

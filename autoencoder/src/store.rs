@@ -16,6 +16,7 @@ use strata_training::{run, sha256_file};
 use crate::{
     Autoencoder, AutoencoderConfig, AutoencoderTraining, Error, Kind, Result, VqConfig,
     layouts::{KeyMap, compvis, diffusers, taesd},
+    model::check_finite,
 };
 
 /// An autoencoder for use: its parameters are frozen.
@@ -33,6 +34,20 @@ pub struct LoadedAutoencoder {
     pub sha256: String,
     /// Side of the images it was trained on, in pixels.
     pub size: usize,
+}
+
+impl LoadedAutoencoder {
+    /// Errors unless it takes pictures and gives pictures.
+    pub(crate) fn check_rgb(&self) -> Result<()> {
+        match self.config.image_channels() {
+            (3, 3) => Ok(()),
+            (c_in, c_out) => {
+                let message =
+                    format!("expected an autoencoder of 3 channels (RGB), got {c_in} of its input and {c_out} of its output");
+                Err(Error::file(&self.file, message))
+            }
+        }
+    }
 }
 
 /// The weight file that `path` stands for: itself, the averaged weights of a run directory's latest checkpoint, or those in a
@@ -83,9 +98,24 @@ pub fn load(path: &Path, device: &Device) -> Result<LoadedAutoencoder> {
         (Layout::CompVis, _) => compvis::key_map(&store).import(&loaded.tensors, &store, &origin)?,
         (Layout::Diffusers, config) => diffusers_keys(config, &store).import(&loaded.tensors, &store, &origin)?,
     }
+    check_weights(&store, &origin)?;
     store.freeze();
     let sha256 = sha256_file(&file)?;
     Ok(LoadedAutoencoder { config, model, store, file, sha256, size })
+}
+
+/// Errors, naming each tensor, if weights are not finite: pictures of such a network are wrong without a word.
+fn check_weights(store: &ParamStore, origin: &str) -> Result<()> {
+    let mut problems = Vec::new();
+    for (name, tensor) in store.tensors() {
+        if let Err(Error::Input { got, .. }) = check_finite("weights", &tensor) {
+            problems.push(format!("`{name}`: expected finite numbers, got {got}"));
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(strata_nn::Error::Weights { origin: origin.to_string(), problems }.into())
 }
 
 fn diffusers_keys(config: &AutoencoderConfig, store: &ParamStore) -> KeyMap {

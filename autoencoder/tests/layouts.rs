@@ -125,6 +125,25 @@ fn all_wrong_keys_are_listed() {
 }
 
 #[test]
+fn weights_that_are_not_finite_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("diffusion_pytorch_model.safetensors");
+    export_diffusers(&fresh(AutoencoderConfig::Kl(coder())), dir.path(), 1.0).unwrap();
+    let mut tensors: Vec<(String, Tensor)> = weights::load(&path, &Device::Cpu).unwrap().tensors.into_iter().collect();
+    for (name, tensor) in &mut tensors {
+        if ["decoder.conv_out.bias", "encoder.conv_in.bias"].contains(&name.as_str()) {
+            *tensor = (&*tensor * f64::INFINITY).unwrap();
+        }
+    }
+    weights::save(&path, &tensors, &Default::default()).unwrap();
+    let message = load(dir.path(), &Device::Cpu).unwrap_err().to_string();
+    for part in ["2 tensors do not fit", "`decoder.conv_out.bias`: expected finite numbers, got 3 of 3", "`encoder.conv_in.bias`"]
+    {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
 fn what_diffusers_cannot_express_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let message = |config| export_diffusers(&fresh(config), dir.path(), 1.0).unwrap_err().to_string();

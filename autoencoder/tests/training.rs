@@ -9,8 +9,9 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use common::{StopAt, assert_same_bits, complete, pictures_in, tempdir_in, train_in, values};
 use strata_autoencoder::{
-    AutoencoderKl, AutoencoderTiny, AutoencoderTraining, EncodeOptions, Encoded, KlConfig, Posterior, ReconstructOptions,
-    TinyConfig, VqConfig, VqModel, encode, export_diffusers, load, pictures, reconstruct, save,
+    Autoencoder, AutoencoderConfig, AutoencoderKl, AutoencoderTiny, AutoencoderTraining, EncodeOptions, Encoded, KlConfig,
+    LoadedAutoencoder, Posterior, ReconstructOptions, TinyConfig, VqConfig, VqModel, encode, export_diffusers, load, pictures,
+    reconstruct, save,
 };
 use strata_datasets::{LatentSet, Transform};
 use strata_nn::{params::ParamStore, random::Key, weights};
@@ -195,7 +196,7 @@ fn presets_can_be_built() {
 #[test]
 fn unusable_settings_are_named() {
     let cases = [
-        (AutoencoderTraining { size: 30, ..small() }, "`size`: expected a multiple of the autoencoder's factor (4), got 30"),
+        (AutoencoderTraining { size: 30, ..small() }, "factor (4), 28 or 32; pictures are cropped and resized to it, got 30"),
         (AutoencoderTraining { batch: 0, ..small() }, "`batch`: expected 1 or more, got 0"),
         (AutoencoderTraining { held_out_share: 1.5, ..small() }, "`held_out_share`"),
         (AutoencoderTraining { lr: -1.0, ..small() }, "lr"),
@@ -204,6 +205,26 @@ fn unusable_settings_are_named() {
         let message = config.validate().unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
     }
+}
+
+#[test]
+fn an_autoencoder_of_other_channels_takes_no_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures_in(&tempdir_in(dir.path(), "data"), 2);
+    let config = AutoencoderConfig::Kl(KlConfig { in_channels: 1, ..small().model });
+    let store = ParamStore::new(0, &Device::Cpu);
+    let model = Autoencoder::new(&config, &store.root()).unwrap();
+    let (file, out) = (dir.path().join("gray.safetensors"), dir.path().join("latents"));
+    let gray = LoadedAutoencoder { model, config, store, file, sha256: "0".into(), size: 16 };
+    let (options, stop, transform) = (EncodeOptions::default(), Interrupt::default(), Transform::new(16));
+    let encoded = encode(&gray, &data, &transform, &options, &out, &NoProgress, &stop).unwrap_err().to_string();
+    let options = ReconstructOptions::default();
+    let measured = reconstruct(&gray, &data, &[0], &transform, options, &NoProgress, &stop).unwrap_err().to_string();
+    for message in [encoded, measured] {
+        let expected = "gray.safetensors: expected an autoencoder of 3 channels (RGB), got 1 of its input and 3 of its output";
+        assert!(message.ends_with(expected), "{message}");
+    }
+    assert!(!out.exists());
 }
 
 #[test]

@@ -118,7 +118,10 @@ fn cli_autoencoder_refusals() {
     ok(folder, &[&["train", "autoencoder", "--data", "photos", "--out", "ae"][..], &small].concat());
     let eval = ["eval", "reconstruction", "--autoencoder", "ae", "--data", "photos"];
     let stderr = refusal(strata(folder).args(eval).args(["--size", "30"]));
-    assert!(stderr.contains("factor (4), got 30") && stderr.contains("hint: 28 or 32"), "{stderr}");
+    assert!(stderr.contains("factor (4), 28 or 32; pictures are cropped and resized to it, got 30"), "{stderr}");
+    let encode = ["encode", "--autoencoder", "ae", "--data", "photos", "--out", "latents"];
+    let stderr = refusal(strata(folder).args(encode).args(["--size", "3"]));
+    assert!(stderr.contains("factor (4), 4; pictures are") && !folder.join("latents").exists(), "{stderr}");
     let stderr = refusal(strata(folder).args(["convert", "ae", "out"]));
     assert!(stderr.contains("model.patch") && !folder.join("out").exists(), "{stderr}");
     let stderr = refusal(strata(folder).args(eval).args(["--lpips", "ae/checkpoints/000000000004/ema.safetensors"]));

@@ -83,7 +83,7 @@ fn cli_refuses_unknown_settings_and_names_the_nearest() {
 fn cli_refuses_sizes_that_cannot_be_halved() {
     let folder = folder_with_pictures();
     let stderr = refusal(train_autoencoder(folder.path(), "run", "0").args(["--size", "31"]));
-    assert!(stderr.contains("31"), "{stderr}");
+    assert!(stderr.contains("28 or 32") && stderr.contains("got 31"), "{stderr}");
     assert!(!folder.path().join("run").exists());
 }
 

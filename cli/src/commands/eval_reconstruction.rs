@@ -20,7 +20,7 @@ const COLUMNS: usize = 8;
 pub fn run(args: &args::EvalReconstruction, context: &Context) -> anyhow::Result<Outcome> {
     let autoencoder = strata_autoencoder::load(&args.autoencoder, &context.device)?;
     let data = Dataset::open(&args.data.data, &DatasetOptions::default())?;
-    let transform = Transform::new(size(args, &autoencoder)?);
+    let transform = Transform::new(size_of(args.size, &autoencoder)?);
     let lpips = args.lpips.as_deref().map(|file| Lpips::load(net(args.lpips_net), file, &context.device)).transpose()?;
     if lpips.is_none() {
         context.say("LPIPS is left out: --lpips names no weights");
@@ -46,23 +46,12 @@ pub fn run(args: &args::EvalReconstruction, context: &Context) -> anyhow::Result
 /// If there is neither.
 pub fn size_of(asked: Option<usize>, autoencoder: &LoadedAutoencoder) -> anyhow::Result<usize> {
     match asked.unwrap_or(autoencoder.size) {
-        0 => {
+        0 if asked.is_none() => {
             let message = format!("{}: does not say what size of images it was trained on", autoencoder.file.display());
             Err(hinted(message, "give --size"))
         }
         size => Ok(size),
     }
-}
-
-fn size(args: &args::EvalReconstruction, autoencoder: &LoadedAutoencoder) -> anyhow::Result<usize> {
-    let size = size_of(args.size, autoencoder)?;
-    let factor = autoencoder.config.factor();
-    if size.is_multiple_of(factor) {
-        return Ok(size);
-    }
-    let (below, above) = (size / factor * factor, size.next_multiple_of(factor));
-    let message = format!("--size: expected a multiple of the autoencoder's factor ({factor}), got {size}");
-    Err(hinted(message, format!("{} or {above}; images are cropped and resized to it", below.max(factor))))
 }
 
 /// The pictures that are measured.
