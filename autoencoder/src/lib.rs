@@ -63,6 +63,7 @@ pub use posterior::Posterior;
 pub use reconstruct::{CodebookUse, LatentStatistics, ReconstructOptions, Reconstruction, decode_latents, reconstruct};
 pub use settings::{AdversarialTraining, AutoencoderTraining, CodebookTraining, Decay, PerceptualTraining, PixelLoss};
 pub use store::{LoadedAutoencoder, describe, export_diffusers, load, save, weight_file};
+pub use tiled::MIN_TILE;
 pub use tiny::{AutoencoderTiny, TinyConfig};
 pub use train::{TrainSummary, train};
 pub use vq::{Quantized, VqConfig, VqModel};

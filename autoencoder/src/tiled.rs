@@ -21,6 +21,9 @@ use crate::{
     blocks::{Downsample, Upsample},
 };
 
+/// The smallest side of a tile, in pixels: below, most of the work is the neighbours'.
+pub const MIN_TILE: usize = 64;
+
 /// What happens to a tile, in order. Convolutions keep the size but for the first and last step of a segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Op<'a> {
@@ -65,6 +68,14 @@ impl Autoencoder {
         })
     }
 
+    /// [`Self::encode`] by tiles of about `side` pixels: the same result up to rounding. x: `[B, C, H, W]`.
+    ///
+    /// # Errors
+    /// As [`Self::encode_stored_tiled`].
+    pub fn encode_tiled(&self, x: &Tensor, side: usize) -> Result<Tensor> {
+        self.latent(self.encode_stored_tiled(x, side)?)
+    }
+
     /// [`Self::decode`] by tiles of about `side` pixels: the same result up to rounding. z: `[B, Z, h, w]`.
     ///
     /// # Errors
@@ -81,7 +92,7 @@ impl Autoencoder {
 }
 
 fn check_side(side: usize) -> Result<()> {
-    if side < 64 { Err(Error::config("tile", "64 pixels or more", side)) } else { Ok(()) }
+    if side < MIN_TILE { Err(Error::config("tile", format!("{MIN_TILE} pixels or more"), side)) } else { Ok(()) }
 }
 
 /// One image at a time.
