@@ -62,7 +62,7 @@ pub use model::{Autoencoder, AutoencoderConfig, Kind};
 pub use posterior::Posterior;
 pub use reconstruct::{CodebookUse, LatentStatistics, ReconstructOptions, Reconstruction, decode_latents, reconstruct};
 pub use settings::{AdversarialTraining, AutoencoderTraining, CodebookTraining, Decay, PerceptualTraining, PixelLoss};
-pub use store::{LoadedAutoencoder, describe, export_diffusers, load, save, weight_file};
+pub use store::{LoadedAutoencoder, config_file, describe, export_diffusers, load, save, weight_file};
 pub use tiled::MIN_TILE;
 pub use tiny::{AutoencoderTiny, TinyConfig};
 pub use train::{TrainSummary, train};

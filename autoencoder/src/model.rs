@@ -156,11 +156,11 @@ impl Autoencoder {
     /// # Errors
     /// As [`Self::encode_stored`].
     pub fn encode(&self, x: &Tensor) -> Result<Tensor> {
-        self.latent(self.encode_stored(x)?)
+        self.latent_of(self.encode_stored(x)?)
     }
 
-    /// The latent in what [`Self::encode_stored`] gave.
-    pub(crate) fn latent(&self, stored: Tensor) -> Result<Tensor> {
+    /// The latent in what [`Self::encode_stored`] answers.
+    pub(crate) fn latent_of(&self, stored: Tensor) -> Result<Tensor> {
         match self {
             Self::Kl(_) => Ok(Posterior::new(&stored)?.mode().clone()),
             _ => Ok(stored),

@@ -68,7 +68,7 @@ pub struct ReconstructOptions<'a> {
     pub lpips: Option<&'a Lpips>,
     /// Pictures at a time; 0: 16.
     pub batch: usize,
-    /// Side of the tiles that large pictures are worked on by, in pixels; absent: whole.
+    /// Side of the tiles that large images are worked on by, in pixels; absent: whole.
     pub tile: Option<usize>,
 }
 
@@ -168,15 +168,12 @@ impl<'a> Measurement<'a> {
         let (size, last) = (prepared.size, (first + self.batch()).min(prepared.len()));
         let pixels = &prepared.images[first * size * size * 3..last * size * size * 3];
         let x = to_tensor(pixels, last - first, size, self.device)?;
-        let z = match self.options.tile {
-            Some(side) => self.model.encode_tiled(&x, side)?,
-            None => self.model.encode(&x)?,
-        };
+        let z = self.model.encode_by(&x, self.options.tile)?;
         self.latents.add(&z)?;
         if let (Some(usage), Autoencoder::Vq(model)) = (&mut self.usage, self.model) {
             usage.add(&model.quantize(&z)?.indices.flatten_all()?.to_vec1::<u32>()?, (last - first) as u64);
         }
-        let y = decode(self.model, &z, self.options.tile)?;
+        let y = self.model.decode_by(&z, self.options.tile)?;
         if let Some(lpips) = self.options.lpips {
             self.lpips += f64::from(lpips.distance(&x, &y.clamp(-1.0, 1.0)?)?.sum_all()?.to_scalar::<f32>()?);
         }
@@ -263,13 +260,9 @@ pub fn decode_latents(autoencoder: &LoadedAutoencoder, latents: &Tensor, tile: O
     let mut decoded = Vec::with_capacity(count);
     for first in (0..count).step_by(BATCH) {
         let rows = latents.narrow(0, first, BATCH.min(count - first))?;
-        decoded.extend(from_tensor(&decode(&autoencoder.model, &rows, tile)?)?);
+        decoded.extend(from_tensor(&autoencoder.model.decode_by(&rows, tile)?)?);
     }
     Ok(decoded)
-}
-
-fn decode(model: &Autoencoder, z: &Tensor, tile: Option<usize>) -> Result<Tensor> {
-    tile.map_or_else(|| model.decode(z), |side| model.decode_tiled(z, side))
 }
 
 #[cfg(test)]

@@ -59,6 +59,16 @@ impl Painter {
         Ok(Self { model, model_sha256, autoencoder, worse, tile: None })
     }
 
+    /// Lets the autoencoder work by tiles of `side` pixels.
+    ///
+    /// # Errors
+    /// If there is no autoencoder.
+    pub fn with_tile(mut self, side: Option<usize>) -> anyhow::Result<Self> {
+        ensure!(side.is_none() || self.autoencoder.is_some(), "--tile: the samples are pictures already, nothing is decoded");
+        self.tile = side;
+        Ok(self)
+    }
+
     /// Pictures of samples: [B, C, H, W], scaled as the model was trained.
     ///
     /// # Errors

@@ -61,10 +61,9 @@ fn read(file: &Path, transform: &Transform) -> anyhow::Result<RgbImage> {
 /// The sample [C, H, W] of a picture: itself, or its scaled latent: the mode of the posterior, or what comes before the codebook.
 fn encode(painter: &Painter, image: &RgbImage) -> anyhow::Result<Tensor> {
     let x = to_tensor(&image.pixels, 1, image.width, painter.model.store().device())?;
-    let z = match (&painter.autoencoder, painter.tile) {
-        (Some(autoencoder), Some(side)) => autoencoder.model.encode_tiled(&x, side)?,
-        (Some(autoencoder), None) => autoencoder.model.encode(&x)?,
-        (None, _) => x,
+    let z = match &painter.autoencoder {
+        Some(autoencoder) => autoencoder.model.encode_by(&x, painter.tile)?,
+        None => x,
     };
     Ok(painter.model.config().latents.apply(&z)?.squeeze(0)?)
 }
