@@ -1,8 +1,8 @@
 //! Times a KL autoencoder for the comparison in `tests/bench/autoencoder.py`.
 //!
 //! The argument is a preset, whose network is built with random weights. Reads one row a line from stdin, `encode 8,64,64` or
-//! `decode 8,64,64` (batch, height and width of the images), and answers one JSON line each: the milliseconds of one call after one
-//! that warms up. The row `memory` answers the memory of the process, now and at its highest, in MiB.
+//! `decode 8,64,64` (batch, height and width of the images), and answers one JSON line each: the milliseconds of one call, after one
+//! that warms up where the row is another than before. The row `memory` answers the memory of the process, now and at its highest, in MiB.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::{io::BufRead, time::Instant};
@@ -19,6 +19,7 @@ fn main() -> Result<()> {
     let store = ParamStore::new(0, &Device::Cpu);
     let model = Autoencoder::new(&config, &store.root())?;
     store.freeze();
+    let mut warm = String::new();
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         if line == "memory" {
@@ -34,10 +35,13 @@ fn main() -> Result<()> {
         };
         let x = Key::new(0, "bench").normal_tensor(&dims, &Device::Cpu)?;
         let call = || if what == "encode" { model.encode_stored(&x) } else { model.decode(&x) };
-        call()?;
+        if warm != line {
+            call()?;
+        }
         let start = Instant::now();
         call()?;
         println!("{{\"ms\": {}}}", start.elapsed().as_secs_f64() * 1e3);
+        warm = line;
     }
     Ok(())
 }

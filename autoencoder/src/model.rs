@@ -156,9 +156,14 @@ impl Autoencoder {
     /// # Errors
     /// As [`Self::encode_stored`].
     pub fn encode(&self, x: &Tensor) -> Result<Tensor> {
+        self.latent_of(self.encode_stored(x)?)
+    }
+
+    /// The latent in what [`Self::encode_stored`] answers.
+    pub(crate) fn latent_of(&self, stored: Tensor) -> Result<Tensor> {
         match self {
-            Self::Kl(model) => Ok(Posterior::new(&model.encode_moments(x)?)?.mode().clone()),
-            _ => self.encode_stored(x),
+            Self::Kl(_) => Ok(Posterior::new(&stored)?.mode().clone()),
+            _ => Ok(stored),
         }
     }
 

@@ -69,6 +69,8 @@ pub struct ReconstructOptions<'a> {
     pub lpips: Option<&'a Lpips>,
     /// Pictures at a time; 0: 16.
     pub batch: usize,
+    /// Side of the tiles that large images are worked on by, in pixels; absent: whole.
+    pub tile: Option<usize>,
 }
 
 impl Reconstruction {
@@ -169,12 +171,12 @@ impl<'a> Measurement<'a> {
         let (size, last) = (prepared.size, (first + self.batch()).min(prepared.len()));
         let pixels = &prepared.images[first * size * size * 3..last * size * size * 3];
         let x = to_tensor(pixels, last - first, size, self.device)?;
-        let z = self.model.encode(&x)?;
+        let z = self.model.encode_by(&x, self.options.tile)?;
         self.latents.add(&z)?;
         if let (Some(usage), Autoencoder::Vq(model)) = (&mut self.usage, self.model) {
             usage.add(&model.quantize(&z)?.indices.flatten_all()?.to_vec1::<u32>()?, (last - first) as u64);
         }
-        let y = self.model.decode(&z)?;
+        let y = self.model.decode_by(&z, self.options.tile)?;
         if let Some(lpips) = self.options.lpips {
             self.lpips += f64::from(lpips.distance(&x, &y.clamp(-1.0, 1.0)?)?.sum_all()?.to_scalar::<f32>()?);
         }
@@ -261,11 +263,7 @@ pub fn decode_latents(autoencoder: &LoadedAutoencoder, latents: &Tensor, tile: O
     let mut decoded = Vec::with_capacity(count);
     for first in (0..count).step_by(BATCH) {
         let rows = latents.narrow(0, first, BATCH.min(count - first))?;
-        let images = match tile {
-            Some(side) => autoencoder.model.decode_tiled(&rows, side)?,
-            None => autoencoder.model.decode(&rows)?,
-        };
-        decoded.extend(from_tensor(&images)?);
+        decoded.extend(from_tensor(&autoencoder.model.decode_by(&rows, tile)?)?);
     }
     Ok(decoded)
 }

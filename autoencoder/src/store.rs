@@ -80,6 +80,11 @@ fn latest_checkpoint(path: &Path) -> Result<Option<PathBuf>> {
     Ok(run::checkpoints(path).pop().map(|(_, folder)| folder))
 }
 
+/// The configuration that lies beside a weight file of diffusers: of the same name, as beside a copy, or `config.json`.
+pub fn config_file(file: &Path) -> Option<PathBuf> {
+    [file.with_extension("json"), file.with_file_name("config.json")].into_iter().find(|path| path.is_file())
+}
+
 /// Loads the autoencoder that `path` stands for (see [`weight_file`]) onto `device`, frozen. A file of ours says what it is; for one
 /// of diffusers (KL, VQ or tiny) the `config.json` beside it does; one of CompVis (alone, or within a latent diffusion model) is
 /// known by the names and shapes of its tensors.
@@ -150,8 +155,8 @@ fn description(file: &Path, loaded: &Weights) -> Result<Description> {
         let size = metadata.get("size").and_then(|size| size.parse().ok()).unwrap_or(0);
         return Ok(Description { config, size, layout: Layout::Ours });
     }
-    let beside = file.with_file_name("config.json");
-    if let Ok(text) = std::fs::read_to_string(&beside) {
+    if let Some(beside) = config_file(file) {
+        let text = std::fs::read_to_string(&beside).map_err(|e| Error::file(&beside, e))?;
         let (config, size) = of_diffusers(&json(&text)?)?;
         return Ok(Description { config, size, layout: Layout::Diffusers });
     }

@@ -21,6 +21,9 @@ use crate::{
     blocks::{Downsample, Upsample},
 };
 
+/// The smallest side of a tile, in pixels: what a smaller one shares with its neighbours would be most of it.
+pub const MIN_TILE: usize = 64;
+
 /// What happens to a tile, in order. Convolutions keep the size but for the first and last step of a segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Op<'a> {
@@ -55,7 +58,7 @@ impl Autoencoder {
     /// [`Self::encode_stored`] by tiles of about `side` pixels: the same result up to rounding. x: `[B, C, H, W]`.
     ///
     /// # Errors
-    /// As [`Self::encode_stored`]; a side of less than 64.
+    /// As [`Self::encode_stored`]; a side of less than [`MIN_TILE`].
     pub fn encode_stored_tiled(&self, x: &Tensor, side: usize) -> Result<Tensor> {
         check_side(side)?;
         each(x, |x| match self {
@@ -65,10 +68,32 @@ impl Autoencoder {
         })
     }
 
+    /// [`Self::encode`], by tiles of about so many pixels where `tile` says so. x: `[B, C, H, W]`.
+    ///
+    /// # Errors
+    /// As [`Self::encode_stored`]; tiles of less than [`MIN_TILE`].
+    pub fn encode_by(&self, x: &Tensor, tile: Option<usize>) -> Result<Tensor> {
+        match tile {
+            Some(side) => self.latent_of(self.encode_stored_tiled(x, side)?),
+            None => self.encode(x),
+        }
+    }
+
+    /// [`Self::decode`], by tiles of about so many pixels where `tile` says so. z: `[B, Z, h, w]`.
+    ///
+    /// # Errors
+    /// As [`Self::decode`]; tiles of less than [`MIN_TILE`].
+    pub fn decode_by(&self, z: &Tensor, tile: Option<usize>) -> Result<Tensor> {
+        match tile {
+            Some(side) => self.decode_tiled(z, side),
+            None => self.decode(z),
+        }
+    }
+
     /// [`Self::decode`] by tiles of about `side` pixels: the same result up to rounding. z: `[B, Z, h, w]`.
     ///
     /// # Errors
-    /// As [`Self::decode`]; a side of less than 64.
+    /// As [`Self::decode`]; a side of less than [`MIN_TILE`].
     pub fn decode_tiled(&self, z: &Tensor, side: usize) -> Result<Tensor> {
         check_side(side)?;
         crate::model::check_finite("latent", z)?;
@@ -81,7 +106,7 @@ impl Autoencoder {
 }
 
 fn check_side(side: usize) -> Result<()> {
-    if side < 64 { Err(Error::config("tile", "64 pixels or more", side)) } else { Ok(()) }
+    if side < MIN_TILE { Err(Error::config("tile", format!("{MIN_TILE} pixels or more"), side)) } else { Ok(()) }
 }
 
 /// One image at a time.
@@ -310,6 +335,7 @@ mod tests {
             let (whole, tiled) = (model.encode_stored(&x).unwrap(), model.encode_stored_tiled(&x, 64).unwrap());
             assert!(largest(&whole, &tiled) < 1e-4, "{config:?}: {}", largest(&whole, &tiled));
             let z = model.encode(&x).unwrap();
+            assert!(largest(&z, &model.encode_by(&x, Some(64)).unwrap()) < 1e-4, "{config:?}");
             let (whole, tiled) = (model.decode(&z).unwrap(), model.decode_tiled(&z, 64).unwrap());
             assert!(largest(&whole, &tiled) < 1e-4, "{config:?}: {}", largest(&whole, &tiled));
             assert!(model.decode_tiled(&z, 32).unwrap_err().to_string().contains("`tile`: expected 64 pixels or more, got 32"));

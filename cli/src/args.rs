@@ -271,6 +271,14 @@ pub struct TrainDiffusion {
     pub reading: Reading,
 }
 
+/// The side of tiles.
+fn parse_tile(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(side) if side >= strata_autoencoder::MIN_TILE => Ok(side),
+        _ => Err(format!("expected a number of pixels, {} or more", strata_autoencoder::MIN_TILE)),
+    }
+}
+
 /// `strata decode`
 #[derive(Debug, Args)]
 pub struct Decode {
@@ -290,7 +298,7 @@ pub struct Decode {
     #[arg(long, default_value_t = 16, value_name = "N")]
     pub batch: usize,
     /// Work by tiles of so many pixels: memory does not grow with the image, the result stays the same, but it takes longer
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = parse_tile)]
     pub tile: Option<usize>,
 }
 

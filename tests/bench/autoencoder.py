@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Times encoding and decoding against diffusers' AutoencoderKL of the same configuration on the CPU, in turn.
 
-    tests/bench/autoencoder.sh [--repeat 5] [--threads N] [--rows encode]
+    tests/bench/autoencoder.sh [--repeat 5] [--threads N] [--rows encode] [--only times|memory]
 
 The network is that of the preset kl-f8, the first stage of Stable Diffusion (84 million parameters), float32, without a graph. A time
-is one call after one that warms up; ratio = PyTorch's median / ours: above 1 we are faster. Memory is what a process that does
+is one call, after one of the same row that warms up; ratio = PyTorch's median / ours: above 1 we are faster. Memory is what a process that does
 nothing but the row holds at its highest beyond what it held with the model loaded.
 """
 
 import argparse, json, os, resource, statistics, subprocess, sys, time
+from importlib.metadata import version
 from pathlib import Path
 
 PRESET = "kl-f8"
@@ -32,6 +33,7 @@ class Theirs:
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         self.torch = torch
+        self.warm = None
         self.model = AutoencoderKL(**CONFIG).eval().to(memory_format=torch.channels_last)
 
     def run(self, row):
@@ -42,7 +44,9 @@ class Theirs:
         x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
         call = (lambda: self.model.encode(x).latent_dist.parameters) if what == "encode" else (lambda: self.model.decode(x).sample)
         with torch.no_grad():
-            call()
+            if self.warm != row:
+                call()
+            self.warm = row
             start = time.perf_counter()
             call()
         return (time.perf_counter() - start) * 1e3
@@ -97,21 +101,28 @@ def main():
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rows", default="", help="only rows that contain one of these words")
+    parser.add_argument("--only", choices=["times", "memory"], help="leave the other out")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
         return child(options.memory_of, options.threads)
     words = [w for w in options.rows.split(",") if w]
     rows = [r for r in ROWS if not words or any(w in r for w in words)]
-    ours, theirs = Ours(options.binary, options.threads), Theirs(options.threads)
-    print(f"{PRESET}, threads {options.threads}, repetitions {options.repeat}, PyTorch {theirs.torch.__version__}")
-    print(f"{'row (batch, height, width)':28} {'ours ms':>9} {'torch ms':>9} {'ratio':>6} {'ours MiB':>9} {'torch MiB':>9}")
+    print(f"{PRESET}, threads {options.threads}, repetitions {options.repeat}, PyTorch {version('torch')}")
+    print(f"{'row (batch, height, width)':28} {'ours ms':>9} {'torch ms':>9} {'ratio':>6} {'ours MiB':>9} {'torch MiB':>9}", flush=True)
+    sides = None if options.only == "memory" else (Ours(options.binary, options.threads), Theirs(options.threads))
     for row in rows:
-        pairs = [(ours.run(row), theirs.run(row)) for _ in range(options.repeat)]
-        mine, other = (statistics.median(side) for side in zip(*pairs))
-        held = memory(row, options)
-        print(f"{row:28} {mine:9.1f} {other:9.1f} {other / mine:6.2f} {held[0]:9.0f} {held[1]:9.0f}", flush=True)
-    ours.close()
+        times = held = f"{'-':>9} {'-':>9}"
+        ratio = "-"
+        if sides:
+            pairs = [[side.run(row) for side in sides] for _ in range(options.repeat)]
+            mine, other = (statistics.median(side) for side in zip(*pairs))
+            times, ratio = f"{mine:9.1f} {other:9.1f}", f"{other / mine:.2f}"
+        if options.only != "times":
+            held = "{:9.0f} {:9.0f}".format(*memory(row, options))
+        print(f"{row:28} {times} {ratio:>6} {held}", flush=True)
+    if sides:
+        sides[0].close()
 
 
 main()

@@ -76,7 +76,9 @@ fn cli_codebook_through_the_chain() {
     assert_eq!(json(&again)["psnr"], measured["psnr"]);
     assert!(refusal(strata(folder).args(["convert", "ae", "exported"])).contains("exists already"));
 
-    ok(folder, &["encode", "--autoencoder", "ae", "--data", "photos", "--out", "latents"]);
+    // Copies of an autoencoder in diffusers' layout go with the latents and the run.
+    ok(folder, &["encode", "--autoencoder", "exported", "--data", "photos", "--out", "latents"]);
+    std::fs::remove_dir_all(folder.join("exported")).unwrap();
     let manifest = json(&ok(folder, &["inspect", "latents", "--json"]).0);
     assert_eq!(manifest["kind"], "continuous");
     let unet =
@@ -107,6 +109,23 @@ fn cli_tiles_give_the_same_pictures() {
         let (a, b) = (pixels(&folder.join("a").join(&name)), pixels(&folder.join("b").join(&name)));
         assert!(a.len() == 160 * 160 * 3 && a.iter().zip(&b).all(|(a, b)| a.abs_diff(*b) <= 1), "{name}");
     }
+    let eval = ["eval", "reconstruction", "--autoencoder", "ae", "--data", "photos", "--size", "160", "--json"];
+    let psnr = |more: &[&str]| json(&ok(folder, &[&eval[..], more].concat()).0)["psnr"].as_f64().unwrap();
+    assert!((psnr(&[]) - psnr(&["--tile", "64"])).abs() < 1e-3);
+    let unet = ["unet.width=16", "unet.multipliers=[1]", "unet.blocks=1", "unet.attention=[]", "unet.groups=8"];
+    let unet: Vec<&str> = unet.iter().flat_map(|setting| ["--set", setting]).collect();
+    let train = ["train", "diffusion", "--latents", "whole", "--out", "run", "--batch", "2", "--images", "2"];
+    ok(folder, &[&train[..], &unet, &["--set", "unet.decoders=[{ width = 16 }]", "--set", "unet.heads={ width = 16 }"]].concat());
+    let sample = ["sample", "run", "--seeds", "0", "--steps", "2", "--init-image", "photos/000.png"];
+    ok(folder, &[&sample[..], &["--out", "c"]].concat());
+    ok(folder, &[&sample[..], &["--out", "d", "--tile", "64"]].concat());
+    let (c, d) = (pixels(&folder.join("c/000000.png")), pixels(&folder.join("d/000000.png")));
+    assert!(c.len() == 160 * 160 * 3 && c.iter().zip(&d).all(|(c, d)| c.abs_diff(*d) <= 1));
+    let stderr = refusal(strata(folder).args(sample).args(["--out", "d"]));
+    assert!(stderr.contains("`tile` is 64 there, but null"), "{stderr}");
+    let output = strata(folder).args(sample).args(["--out", "e", "--tile", "32"]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && stderr.contains("64 or more"), "{stderr}");
 }
 
 #[test]

@@ -132,6 +132,9 @@ pub fn infer<'a>(tensors: impl Iterator<Item = (&'a str, &'a [usize])>) -> Resul
             width("encoder.conv_out.weight", 0)?,
         ])
     };
+    if channels.is_empty() {
+        return Ok(None);
+    }
     let Some([in_channels, stem, out_channels, z, latent_channels, encoded]) = widths() else { return Ok(None) };
     let with_attention = |side: &str| -> Vec<usize> {
         (0..channels.len()).filter(|i| shapes.contains_key(&format!("{side}.{i}.attn.0.q.weight"))).collect()

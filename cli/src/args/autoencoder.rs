@@ -34,6 +34,9 @@ pub struct EvalReconstruction {
     /// Images per forward pass
     #[arg(long, default_value_t = 16, value_name = "N")]
     pub batch: usize,
+    /// Work by tiles of so many pixels: memory does not grow with the image, the result stays the same, but it takes longer
+    #[arg(long, value_name = "PIXELS", value_parser = super::parse_tile)]
+    pub tile: Option<usize>,
     /// Weights of the LPIPS network, as torchvision or the lpips package name them; without them LPIPS is left out
     #[arg(long, value_name = "FILE")]
     pub lpips: Option<PathBuf>,

@@ -192,7 +192,7 @@ pub struct Encode {
     #[arg(long, default_value_t = 4096, value_name = "N")]
     pub shard_images: usize,
     /// Work by tiles of so many pixels: memory does not grow with the image, the result stays the same, but it takes longer
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = super::parse_tile)]
     pub tile: Option<usize>,
     /// How squares are made.
     #[command(flatten)]

@@ -22,6 +22,10 @@ pub struct Sample {
     /// Autoencoder that turns latents into pictures [default: the one kept in the run]
     #[arg(long, value_name = "RUN|FILE")]
     pub autoencoder: Option<PathBuf>,
+    /// Let the autoencoder work by tiles of so many pixels: its memory does not grow with the picture, the result stays the same,
+    /// but it takes longer
+    #[arg(long, value_name = "PIXELS", value_parser = super::parse_tile)]
+    pub tile: Option<usize>,
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,

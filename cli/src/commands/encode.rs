@@ -6,7 +6,7 @@ use strata_autoencoder::{EncodeOptions, EncodeReport, Encoded, LoadedAutoencoder
 use strata_datasets::{Dataset, LatentManifest, Transform};
 use strata_training::Ranks;
 
-use super::{eval_reconstruction::size_of, train_diffusion::AUTOENCODER};
+use super::{eval_reconstruction::size_of, train_diffusion::keep_autoencoder};
 use crate::{Outcome, args, context::Context};
 
 /// The command.
@@ -71,7 +71,7 @@ pub fn encode(
     let report = strata_autoencoder::encode(autoencoder, data, transform, options, out, progress, &context.interrupt)?;
     context.say(busy(&report));
     if matches!(report.outcome, Encoded::Complete(_)) {
-        super::train_diffusion::keep_copy(&autoencoder.file, &out.join(AUTOENCODER))?;
+        keep_autoencoder(&autoencoder.file, out)?;
     }
     Ok(report.outcome)
 }

@@ -26,7 +26,7 @@ pub fn run(args: &args::EvalReconstruction, context: &Context) -> anyhow::Result
         context.say("LPIPS is left out: --lpips names no weights");
     }
     let indices = indices(args, &data)?;
-    let options = ReconstructOptions { examples: PAIRS, lpips: lpips.as_ref(), batch: args.batch };
+    let options = ReconstructOptions { examples: PAIRS, lpips: lpips.as_ref(), batch: args.batch, tile: args.tile };
     let (progress, interrupt) = (context.progress.as_ref(), &context.interrupt);
     let measured = strata_autoencoder::reconstruct(&autoencoder, &data, &indices, &transform, options, progress, interrupt)?;
     if let Some(path) = &args.grid {

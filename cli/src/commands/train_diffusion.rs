@@ -130,7 +130,7 @@ impl Job {
         let mut run = RunDir::open_changing(out, "diffusion", &identity, DiffusionTraining::FREE_KEYS)?;
         match (&self.source, autoencoder) {
             (Source::Pictures(_), _) => {}
-            (_, Some(file)) => keep_copy(&file, &out.join(AUTOENCODER))?,
+            (_, Some(file)) => keep_autoencoder(&file, out)?,
             (_, None) => context
                 .say("warning: the autoencoder of these latents is not beside them; `strata sample` will need --autoencoder"),
         }
@@ -198,11 +198,23 @@ fn check_stages(stages: &Stages, data_sha256: &str, data: &str) -> anyhow::Resul
     ))
 }
 
+/// Keeps a copy of an autoencoder's weight file in `folder`, with the configuration beside it where one lies beside the original.
+///
+/// # Errors
+/// If it cannot be read or written.
+pub fn keep_autoencoder(file: &Path, folder: &Path) -> anyhow::Result<()> {
+    let copy = folder.join(AUTOENCODER);
+    if let Some(config) = strata_autoencoder::config_file(file) {
+        keep_copy(&config, &copy.with_extension("json"))?;
+    }
+    keep_copy(file, &copy)
+}
+
 /// Copies a file beside its place and renames it; an equal file that is there already stays.
 ///
 /// # Errors
 /// If it cannot be read or written.
-pub fn keep_copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+fn keep_copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     if to.is_file() && sha256_file(from)? == sha256_file(to)? {
         return Ok(());
     }

@@ -61,7 +61,7 @@ impl<'a> Job<'a> {
             "guidance": options.guidance.scale, "guidance_interval": options.guidance.interval,
             "guidance_rescale": options.guidance.rescale, "negative_class": options.guidance.negative,
             "autoguidance_sha256": painter.worse.as_ref().map(|(_, sha256)| sha256),
-            "folders": self.output.folders,
+            "folders": self.output.folders, "tile": painter.tile,
         });
         if !options.attributes.is_empty() {
             origin["attributes"] = json!(options.attributes);

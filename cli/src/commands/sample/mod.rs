@@ -39,7 +39,8 @@ pub fn run(args: &args::Sample, context: &Context) -> anyhow::Result<Outcome> {
     // What is typed wrongly is said before anything is loaded.
     let (sampler, grid) = (args.solver.sampler.parse::<Sampler>()?, args.solver.grid.parse::<Grid>()?);
     let seeds = seeds::parse(&args.seeds)?;
-    let painter = Painter::load(&args.model, args.autoencoder.as_deref(), args.wish.autoguidance.as_deref(), context)?;
+    let painter = Painter::load(&args.model, args.autoencoder.as_deref(), args.wish.autoguidance.as_deref(), context)?
+        .with_tile(args.tile)?;
     let beginning = Beginning::load(&args.start, &painter)?;
     let options = SampleOptions {
         labels: labels(&painter.model, args.wish.class.as_deref(), &seeds)?,

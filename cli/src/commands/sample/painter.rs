@@ -25,6 +25,8 @@ pub struct Painter {
     pub autoencoder: Option<LoadedAutoencoder>,
     /// The model of autoguidance with its SHA-256.
     pub worse: Option<(Model, String)>,
+    /// Side of the tiles that the autoencoder works by, in pixels; absent: whole.
+    pub tile: Option<usize>,
 }
 
 impl Painter {
@@ -54,7 +56,17 @@ impl Painter {
                 model.config().latents.autoencoder_sha256
             );
         }
-        Ok(Self { model, model_sha256, autoencoder, worse })
+        Ok(Self { model, model_sha256, autoencoder, worse, tile: None })
+    }
+
+    /// Lets the autoencoder work by tiles of `side` pixels.
+    ///
+    /// # Errors
+    /// If there is no autoencoder.
+    pub fn with_tile(mut self, side: Option<usize>) -> anyhow::Result<Self> {
+        ensure!(side.is_none() || self.autoencoder.is_some(), "--tile: the samples are pictures already, nothing is decoded");
+        self.tile = side;
+        Ok(self)
     }
 
     /// Pictures of samples: [B, C, H, W], scaled as the model was trained.
@@ -64,7 +76,7 @@ impl Painter {
     pub fn pictures(&self, x: &Tensor) -> anyhow::Result<Vec<RgbImage>> {
         let z = self.model.config().latents.undo(x)?;
         match &self.autoencoder {
-            Some(autoencoder) => Ok(strata_autoencoder::decode_latents(autoencoder, &z, None)?),
+            Some(autoencoder) => Ok(strata_autoencoder::decode_latents(autoencoder, &z, self.tile)?),
             None => Ok(strata_autoencoder::pictures::from_tensor(&z)?),
         }
     }

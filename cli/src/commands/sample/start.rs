@@ -62,7 +62,7 @@ fn read(file: &Path, transform: &Transform) -> anyhow::Result<RgbImage> {
 fn encode(painter: &Painter, image: &RgbImage) -> anyhow::Result<Tensor> {
     let x = to_tensor(&image.pixels, 1, image.width, painter.model.store().device())?;
     let z = match &painter.autoencoder {
-        Some(autoencoder) => autoencoder.model.encode(&x)?,
+        Some(autoencoder) => autoencoder.model.encode_by(&x, painter.tile)?,
         None => x,
     };
     Ok(painter.model.config().latents.apply(&z)?.squeeze(0)?)
