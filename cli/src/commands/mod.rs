@@ -17,4 +17,5 @@ pub mod settings;
 pub mod stages;
 mod stages_report;
 pub mod train_autoencoder;
+pub mod texts;
 pub mod train_diffusion;
