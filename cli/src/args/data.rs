@@ -213,7 +213,7 @@ pub struct Texts {
     /// or T5
     #[arg(long, value_name = "DIR")]
     pub text_encoder: Option<PathBuf>,
-    /// Tokens of a caption, start and end included; longer ones are cut [default: as many as the encoder takes]
+    /// Tokens of a caption, start and end included; longer ones are cut [default: 77, or what the encoder takes]
     #[arg(long, value_name = "N", requires = "text_encoder")]
     pub text_tokens: Option<usize>,
 }

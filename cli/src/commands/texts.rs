@@ -44,11 +44,7 @@ pub fn embed_captions(dir: &Path, args: &args::Texts, context: &Context) -> anyh
 }
 
 fn open(path: &Path, tokens: Option<usize>, device: &Device) -> anyhow::Result<TextEncoder> {
-    let encoder = TextEncoder::open(path, device)?;
-    Ok(match tokens {
-        Some(n) => encoder.with_tokens(n)?,
-        None => encoder,
-    })
+    Ok(TextEncoder::open(path, tokens, device)?)
 }
 
 fn source(path: &Path, encoder: &TextEncoder) -> anyhow::Result<TextSource> {

@@ -2,10 +2,11 @@
 
 use candle_core::{Device, Tensor};
 use serde_json::json;
+use strata_conditioning::{
+    Error, Result,
+    text::{BertConfig, BertModel, ClipConfig, ClipTextModel, LdmTextConfig, LdmTextModel, T5Config, T5Encoder},
+};
 use strata_nn::params::ParamStore;
-
-use super::*;
-use crate::{Error, Result};
 
 fn config<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T> {
     serde_json::from_value(value).map_err(|e| Error::Config(e.to_string()))
