@@ -32,7 +32,10 @@ pub fn embed_captions(dir: &Path, args: &args::Texts, context: &Context) -> anyh
     }
     let texts = CaptionContexts::texts(&latents);
     if texts.len() == 1 {
-        return Err(hinted("--text-encoder: the images have no captions", "leave it out, or name the column with --caption-column"));
+        return Err(hinted(
+            "--text-encoder: the images have no captions",
+            "leave it out, or name the column with --caption-column",
+        ));
     }
     let refs: Vec<&str> = texts.iter().map(String::as_str).collect();
     let embedded = embed(&encoder, &refs, context)?.flatten_all()?.to_vec1::<f32>()?;
@@ -95,7 +98,12 @@ fn embed(encoder: &TextEncoder, texts: &[&str], context: &Context) -> anyhow::Re
 ///
 /// # Errors
 /// If the model is told no texts but one is asked for, a text is empty or no UTF-8, or the encoder cannot be found or is another.
-pub fn prompts(model: &Model, wish: &args::Wish, seeds: &[u64], context: &Context) -> anyhow::Result<Option<(Prompts, Vec<String>)>> {
+pub fn prompts(
+    model: &Model,
+    wish: &args::Wish,
+    seeds: &[u64],
+    context: &Context,
+) -> anyhow::Result<Option<(Prompts, Vec<String>)>> {
     let asked = asked(wish)?;
     let Some(trained) = &model.config().text else {
         if asked.is_empty() && wish.negative_prompt.is_none() && wish.text_encoder.is_none() {

@@ -114,7 +114,8 @@ fn rows(asked: Option<usize>, positions: usize, dir: &Path) -> Result<usize> {
 
 impl Kind {
     fn read(path: &Path) -> Result<Self> {
-        let json = read_json(path)?.ok_or_else(|| Error::file(path, "is missing: expected the folder of a published text encoder"))?;
+        let json =
+            read_json(path)?.ok_or_else(|| Error::file(path, "is missing: expected the folder of a published text encoder"))?;
         match json["model_type"].as_str() {
             Some("bert") => Ok(Self::Bert(parse(&json, path)?)),
             Some("clip_text_model") => Ok(Self::Clip(parse(&json, path)?)),
@@ -217,7 +218,10 @@ fn tokenizer(dir: &Path, kind: &Kind, tokens: usize) -> Result<TextTokenizer> {
             };
             TextTokenizer::bert(&words, rules, tokens, Padding::MaxLength)
         }
-        _ => Err(Error::file(dir, "holds no tokenizer: expected tokenizer.json, or vocab.txt of BERT, or vocab.json and merges.txt of CLIP")),
+        _ => Err(Error::file(
+            dir,
+            "holds no tokenizer: expected tokenizer.json, or vocab.txt of BERT, or vocab.json and merges.txt of CLIP",
+        )),
     }
 }
 

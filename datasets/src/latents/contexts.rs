@@ -102,8 +102,14 @@ impl CaptionContexts {
         let tensor = info.info(TENSOR).ok_or_else(|| failed(&"no tensor `context`"))?;
         let shape = [texts.len(), source.tokens, source.width];
         let size = 2 * shape.iter().product::<usize>() as u64;
-        if tensor.shape != shape || tensor.dtype != Dtype::F16 || len != header + 8 + size || texts.first().is_none_or(|t| !t.is_empty()) {
-            return Err(failed(&format!("expected {shape:?} numbers of 2 bytes behind a header of {header} bytes, got {len} bytes")));
+        if tensor.shape != shape
+            || tensor.dtype != Dtype::F16
+            || len != header + 8 + size
+            || texts.first().is_none_or(|t| !t.is_empty())
+        {
+            return Err(failed(&format!(
+                "expected {shape:?} numbers of 2 bytes behind a header of {header} bytes, got {len} bytes"
+            )));
         }
         let rows = texts.into_iter().zip(0..).collect();
         Ok(Some(Self { file, path, source, rows, start: header + 8 }))

@@ -150,7 +150,9 @@ impl SampleOptions {
         match (&self.prompts, &model.config().text) {
             (None, None) => None,
             (Some(_), None) => Some("a text is asked for, but the model was trained without texts".into()),
-            (None, Some(_)) => Some("`prompts`: the model is told texts: expected one for each sample, the empty one at least".into()),
+            (None, Some(_)) => {
+                Some("`prompts`: the model is told texts: expected one for each sample, the empty one at least".into())
+            }
             (Some(prompts), Some(_)) => {
                 let (texts, samples) = (prompts.contexts.dims().first().copied().unwrap_or(0) as u32, self.seeds.len());
                 let known = prompts.of.iter().chain([&prompts.negative]).all(|&row| row < texts);

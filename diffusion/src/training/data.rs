@@ -39,6 +39,16 @@ pub enum TrainingData<'a> {
     Pictures(&'a Dataset),
 }
 
+impl<'a> TrainingData<'a> {
+    /// Embedded captions, where there are some.
+    pub fn contexts(self) -> Option<&'a CaptionContexts> {
+        match self {
+            Self::Latents(set) => set.contexts(),
+            Self::Pictures(_) => None,
+        }
+    }
+}
+
 impl TrainingData<'_> {
     /// Channels, height and width of a sample.
     pub fn shape(&self, config: &DiffusionTraining) -> [usize; 3] {
@@ -61,14 +71,6 @@ impl TrainingData<'_> {
         match self {
             Self::Latents(set) => &set.manifest().attribute_names,
             Self::Pictures(data) => &data.summary().attribute_names,
-        }
-    }
-
-    /// Embedded captions, where there are some.
-    pub fn contexts(&self) -> Option<&CaptionContexts> {
-        match self {
-            Self::Latents(set) => set.contexts(),
-            Self::Pictures(_) => None,
         }
     }
 

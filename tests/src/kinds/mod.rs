@@ -16,11 +16,8 @@ pub mod optim;
 pub mod samplers;
 pub mod schedules;
 pub mod score_sde_unet;
-<<<<<<< HEAD
 pub mod text_encoders;
-=======
 pub mod tokenizers;
->>>>>>> f26d9ea (Tokenizers of BERT and CLIP from their published vocabularies; what of a text was cut off is told)
 
 use anyhow::Result;
 
@@ -33,11 +30,8 @@ pub type Run = fn(&Case) -> Result<Answer>;
 pub fn implementation(kind: &str) -> Option<Run> {
     Some(match kind {
         "ldm_class_embedder" | "ldm_spatial_rescaler" => conditioning::run,
-<<<<<<< HEAD
         "bert_text" | "clip_text" | "ldm_bert_embedder" | "t5_encoder" => text_encoders::run,
-=======
         "bert_wordpiece_tokenize" | "clip_bpe_tokenize" => tokenizers::run,
->>>>>>> f26d9ea (Tokenizers of BERT and CLIP from their published vocabularies; what of a text was cut off is told)
         "lpips_patchgan_loss" => adversarial::run,
         "ldm_autoencoder_kl"
         | "diffusers_autoencoder_kl"
@@ -80,14 +74,6 @@ pub const PENDING: &[&str] = &[
     "diffusers_repo",
     // conditioning
     "bert_text_real",
-<<<<<<< HEAD
-    "bert_wordpiece_tokenize",
-    "clip_bpe_tokenize",
-=======
-    "clip_text",
-    "ldm_bert_embedder",
-    "t5_encoder",
->>>>>>> f26d9ea (Tokenizers of BERT and CLIP from their published vocabularies; what of a text was cut off is told)
     // features
     "inception_v3_fid",
     // metrics
