@@ -4,7 +4,7 @@ mod data;
 
 use std::path::PathBuf;
 
-pub use data::{Data, DataConvert, DataInspect, DataVerify, Encode, Reading};
+pub use data::{Data, DataConvert, DataInspect, DataVerify, Encode, Reading, Texts};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 

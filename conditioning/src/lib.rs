@@ -7,6 +7,7 @@ mod attributes;
 mod class;
 mod error;
 mod rescaler;
+pub mod text;
 
 use candle_core::Tensor;
 

@@ -4,8 +4,10 @@
 //! `encoding.json` stands in the manifest's place, `shard-00000.json` beside each shard that is whole, and
 //! `part-00000.safetensors` for one that is not. A shard has the tensors `moments` `[n, C, h, w]`, where C is 2Z (mean,
 //! then log-variance) or Z; `labels` `[n]` int64, -1 for none; and, of sets that have them, `attributes` `[n, A]` int8,
-//! 1 or -1. Its metadata hold the keys and captions.
+//! 1 or -1. Its metadata hold the keys and captions. With a text encoder there is
+//! `captions.safetensors`, too: see [`CaptionContexts`].
 
+mod contexts;
 mod files;
 mod manifest;
 mod set;
@@ -14,6 +16,7 @@ mod shard_writer;
 mod sums;
 mod writer;
 
+pub use contexts::{CaptionContexts, TextSource};
 pub use manifest::{LatentKind, LatentManifest, LatentType, Shard, SourceInfo};
 pub use set::LatentSet;
 pub use shard::LatentItem;

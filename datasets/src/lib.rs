@@ -46,7 +46,8 @@ pub use dataset::{Dataset, DatasetOptions, ItemInfo, Metadata, Summary};
 pub use decode::{Decode, dimensions};
 pub use error::{Error, Result};
 pub use latents::{
-    Finished, LatentItem, LatentKind, LatentManifest, LatentSet, LatentType, LatentWriter, Shard, ShardWriter, SourceInfo,
+    CaptionContexts, Finished, LatentItem, LatentKind, LatentManifest, LatentSet, LatentType, LatentWriter, Shard, ShardWriter,
+    SourceInfo, TextSource,
 };
 pub use layout::Layout;
 pub use loader::{ImageBatch, ImageLoader, LoaderOptions};

@@ -34,6 +34,7 @@ fn model() -> Model {
         classes: 0,
         class_names: Vec::new(),
         attribute_names: Vec::new(),
+        text: None,
         shape: [4, 16, 16],
         latents: LatentScaling::default(),
     };

@@ -113,6 +113,7 @@ fn model_config(config: &DiffusionTraining, shape: [usize; 3]) -> ModelConfig {
         classes: if config.unet.transformer.is_some() { 1000 } else { 0 },
         class_names: Vec::new(),
         attribute_names: Vec::new(),
+        text: None,
         shape,
         latents: LatentScaling { scale: vec![1.0], shift: vec![0.0], autoencoder_sha256: String::new() },
     }

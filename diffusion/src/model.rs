@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use strata_conditioning::{AttributeEmbedder, ClassEmbedder, Condition};
+use strata_datasets::TextSource;
 use strata_nn::{
     params::{ParamStore, Scope},
     random::Key,
@@ -38,6 +39,9 @@ pub struct ModelConfig {
     /// Names of the binary attributes that it can be told, in order; empty when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attribute_names: Vec<String>,
+    /// The text encoder whose embeddings it is told; none where it is told no texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextSource>,
     /// Shape of a sample: channels, height, width.
     pub shape: [usize; 3],
     /// What turns the model's samples back into latents of the autoencoder.
@@ -119,15 +123,35 @@ impl ModelConfig {
         }
         if self.unet.transformer.is_some() && !self.is_conditional() {
             return Err(Error::Config(
-                "the U-Net attends to a context (`unet.transformer`), but the model has no classes or attributes".into(),
+                "the U-Net attends to a context (`unet.transformer`), but the model has no classes, attributes or texts".into(),
             ));
         }
+        self.check_text()?;
         self.unet.check_size(self.shape[1], self.shape[2])
+    }
+
+    /// Texts are attended to, and nothing else is then.
+    fn check_text(&self) -> Result<()> {
+        let Some(text) = &self.text else { return Ok(()) };
+        let Some(transformer) = &self.unet.transformer else {
+            let message = "the model is told texts, but the U-Net attends to no context: set `unet.transformer`";
+            return Err(Error::Config(message.into()));
+        };
+        if transformer.context_width != text.width {
+            return Err(Error::Config(format!(
+                "`unet.transformer.context_width` is {}, but the text encoder's embeddings are {} wide",
+                transformer.context_width, text.width
+            )));
+        }
+        if self.classes > 0 || !self.attribute_names.is_empty() {
+            return Err(Error::Config("a model that is told texts is told no classes or attributes".into()));
+        }
+        Ok(())
     }
 
     /// Whether there is anything to be told.
     pub fn is_conditional(&self) -> bool {
-        self.classes > 0 || !self.attribute_names.is_empty()
+        self.classes > 0 || !self.attribute_names.is_empty() || self.text.is_some()
     }
 }
 
@@ -258,6 +282,25 @@ impl Model {
             None => place.1,
         });
         Ok(condition)
+    }
+
+    /// The condition for embedded texts `[B, tokens, width]`.
+    ///
+    /// # Errors
+    /// If the model is told none, or they are of another shape.
+    pub fn text_condition(&self, context: &Tensor) -> Result<Condition> {
+        let Some(text) = &self.config.text else {
+            return Err(Error::Config("a text is asked for, but the model was trained without texts".into()));
+        };
+        let (_, tokens, width) = context.dims3()?;
+        if (tokens, width) != (text.tokens, text.width) {
+            return Err(Error::Mismatch {
+                what: "embedded text".into(),
+                expected: format!("{} tokens of width {}", text.tokens, text.width),
+                got: format!("{tokens} of width {width}"),
+            });
+        }
+        Ok(Condition { context: Some(context.clone()), ..Condition::none() })
     }
 
     fn class_condition(&self, labels: &[Option<u32>]) -> Result<Condition> {

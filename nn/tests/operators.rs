@@ -157,6 +157,23 @@ fn masked_keys_before_and_between_others_take_no_part() {
 }
 
 #[test]
+fn attention_with_a_bias() {
+    let args = normal(&[&[2, 5, 3, 4], &[2, 7, 3, 4], &[2, 7, 3, 4]], 0.5);
+    for shape in [[2, 3, 5, 7], [1, 3, 5, 7], [2, 1, 1, 7], [1, 1, 5, 7]] {
+        let args: Vec<Tensor> = args.iter().cloned().chain(normal(&[&shape], 1.0)).collect();
+        check(&format!("biased_attention {shape:?}"), &|a| ops::biased_attention(&a[0], &a[1], &a[2], 0.7, &a[3]), &args);
+    }
+    let args: Vec<Tensor> = args.iter().map(|t| t.to_dtype(DType::F32).unwrap().to_device(&device()).unwrap()).collect();
+    let mask = Tensor::new(&[[1f32, 0., 1., 1., 0., 1., 0.], [1., 1., 1., 1., 1., 0., 1.]], &device()).unwrap();
+    let bias = mask.affine(1e30, -1e30).unwrap().reshape((2, 1, 1, 7)).unwrap();
+    let biased = ops::biased_attention(&args[0], &args[1], &args[2], 0.7, &bias).unwrap();
+    let difference = (biased - attention(&args, Some(&mask)).unwrap()).unwrap().abs().unwrap().max_all().unwrap();
+    assert!(difference.to_scalar::<f32>().unwrap() < 1e-6);
+    let (x, bias) = (zeros(&[1, 2, 3, 4]), zeros(&[1, 3, 2, 3]));
+    refuses(ops::biased_attention(&x, &x, &x, 1.0, &bias), &["biased_attention", "`bias`", "[1, 3, 2, 2]", "[1, 3, 2, 3]"]);
+}
+
+#[test]
 fn attention_refuses() {
     let run = |q: &[usize], k: &[usize], v: &[usize], m: &[usize]| {
         ops::attention(&zeros(q), &zeros(k), &zeros(v), 1.0, Some(&zeros(m)))

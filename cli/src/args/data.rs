@@ -197,7 +197,23 @@ pub struct Encode {
     /// How squares are made.
     #[command(flatten)]
     pub preparing: Preparing,
+    /// Their captions.
+    #[command(flatten)]
+    pub texts: Texts,
     /// The images.
     #[command(flatten)]
     pub data: Data,
+}
+
+/// What becomes of captions.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Captions")]
+pub struct Texts {
+    /// Embed the captions, each distinct one once, with this encoder: a folder with config.json, weights and tokenizer of CLIP, BERT
+    /// or T5
+    #[arg(long, value_name = "DIR")]
+    pub text_encoder: Option<PathBuf>,
+    /// Tokens of a caption, start and end included; longer ones are cut [default: 77, or what the encoder takes]
+    #[arg(long, value_name = "N", requires = "text_encoder")]
+    pub text_tokens: Option<usize>,
 }

@@ -65,7 +65,7 @@ pub struct Solver {
 }
 
 /// What is asked for.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Condition and guidance")]
 pub struct Wish {
     /// Class of the pictures, by name or number; `all` gives seed i class i modulo their number
@@ -75,7 +75,19 @@ pub struct Wish {
     /// said
     #[arg(long, value_name = "NAME,-NAME", value_delimiter = ',', allow_hyphen_values = true)]
     pub attributes: Vec<String>,
-    /// Guidance towards class and attributes: 1 is none, more is stronger [default: 2 with one of them or --autoguidance]
+    /// What the pictures are to show, of a model that was trained on captions
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompts")]
+    pub prompt: Option<String>,
+    /// A file with a prompt a line; seed i takes line i modulo their number
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Guide away from this text instead of from the empty one
+    #[arg(long, value_name = "TEXT", conflicts_with = "autoguidance")]
+    pub negative_prompt: Option<String>,
+    /// Folder of the text encoder [default: where it lay when the captions were embedded]
+    #[arg(long, value_name = "DIR")]
+    pub text_encoder: Option<PathBuf>,
+    /// Guidance towards class, attributes and prompt: 1 is none, more is stronger [default: 2 with one of them or --autoguidance]
     #[arg(long, value_name = "SCALE")]
     pub guidance: Option<f64>,
     /// Guide away from this class instead of from no class

@@ -6,7 +6,7 @@ use strata_autoencoder::{EncodeOptions, EncodeReport, Encoded, LoadedAutoencoder
 use strata_datasets::{Dataset, LatentManifest, Transform};
 use strata_training::Ranks;
 
-use super::{eval_reconstruction::size_of, train_diffusion::keep_autoencoder};
+use super::{eval_reconstruction::size_of, texts, train_diffusion::keep_autoencoder};
 use crate::{Outcome, args, context::Context};
 
 /// The command.
@@ -29,7 +29,10 @@ pub fn run(args: &args::Encode, context: &Context) -> anyhow::Result<Outcome> {
         ..EncodeOptions::default()
     };
     match encode(&autoencoder, &data, &transform, &options, &args.out, context)? {
-        Encoded::Complete(manifest) => print(&manifest, &args.out),
+        Encoded::Complete(manifest) => {
+            print(&manifest, &args.out);
+            texts::embed_captions(&args.out, &args.texts, context)?;
+        }
         Encoded::Missing(shards) => {
             let Ranks { rank, count, .. } = options.ranks;
             println!("{}: the part of process {rank} of {count} is done, {shards} shards are missing", args.out.display());

@@ -139,14 +139,18 @@ fn diffusers_folder(path: &Path, norms: bool) -> anyhow::Result<Shown> {
 
 fn diffusion_model(config: &ModelConfig) -> anyhow::Result<String> {
     let [_, height, width] = config.shape;
-    let input = CostInput { height, width, context_tokens: 1 };
+    let context_tokens = config.text.as_ref().map_or(1, |text| text.tokens);
+    let input = CostInput { height, width, context_tokens };
     let subject = Subject { unet: &config.unet, input, schedule: &config.schedule, boundaries: &config.boundaries };
     let classes = if config.class_names.is_empty() { config.classes.to_string() } else { config.class_names.join(", ") };
     let attributes = match config.attribute_names.as_slice() {
         [] => String::new(),
         names => format!("attributes: {}\n", names.join(", ")),
     };
-    Ok(format!("{}classes: {classes}\n{attributes}", Description::new(subject)?.text()))
+    let text = config.text.as_ref().map_or(String::new(), |text| {
+        format!("texts: {} tokens of width {} by {} (sha256 {})\n", text.tokens, text.width, text.encoder, text.sha256)
+    });
+    Ok(format!("{}classes: {classes}\n{attributes}{text}", Description::new(subject)?.text()))
 }
 
 fn preset(name: &str) -> anyhow::Result<Shown> {

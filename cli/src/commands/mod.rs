@@ -16,5 +16,6 @@ pub mod sample;
 pub mod settings;
 pub mod stages;
 mod stages_report;
+pub mod texts;
 pub mod train_autoencoder;
 pub mod train_diffusion;

@@ -36,7 +36,7 @@ pub fn run(args: &args::TrainDiffusion, context: &Context) -> anyhow::Result<Out
         let model = model_config(&config, source.data(), boundaries)?;
         settings::print(&table)?;
         let [_, height, width] = model.shape;
-        let input = unet::CostInput { height, width, context_tokens: 1 };
+        let input = unet::CostInput { height, width, context_tokens: model.text.as_ref().map_or(1, |text| text.tokens) };
         let subject = unet::Subject { unet: &model.unet, input, schedule: &model.schedule, boundaries };
         println!("# {}", unet::describe(subject)?.trim_end().replace('\n', "\n# "));
         return Ok(Outcome::Done);
@@ -125,7 +125,10 @@ impl Job {
             Source::Pictures(_) => None,
         };
         let mut identity = self.table.clone();
-        let inputs = self.inputs(&sha256, &model.latents.autoencoder_sha256, boundaries);
+        let mut inputs = self.inputs(&sha256, &model.latents.autoencoder_sha256, boundaries);
+        if let Some(text) = &model.text {
+            inputs.insert("text_encoder_sha256".into(), Value::String(text.sha256.clone()));
+        }
         identity.insert("inputs".into(), Value::Table(inputs));
         let mut run = RunDir::open_changing(out, "diffusion", &identity, DiffusionTraining::FREE_KEYS)?;
         match (&self.source, autoencoder) {

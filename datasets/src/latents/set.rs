@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::contexts::CaptionContexts;
 use super::manifest::{LatentManifest, sha256};
 use super::shard::{ShardLayout, bytes_per_number, decode, to_attributes, to_labels};
 use crate::listing::Texts;
@@ -20,6 +21,7 @@ pub struct LatentSet {
     labels: Vec<i64>,
     /// Row after row.
     attributes: Vec<i8>,
+    contexts: Option<CaptionContexts>,
 }
 
 struct OpenShard {
@@ -50,7 +52,8 @@ impl LatentSet {
         if labels.len() != manifest.count || labels.is_empty() {
             return Err(Error::file(dir, format!("the manifest says {} latents, its shards {}", manifest.count, labels.len())));
         }
-        Ok(Self { dir: dir.to_path_buf(), manifest, shards, starts, labels, attributes })
+        let contexts = CaptionContexts::open(dir)?;
+        Ok(Self { dir: dir.to_path_buf(), manifest, shards, starts, labels, attributes, contexts })
     }
 
     /// The manifest.
@@ -88,6 +91,11 @@ impl LatentSet {
     pub fn caption(&self, i: usize) -> Option<&str> {
         let (shard, at) = self.place(i)?;
         self.shards[shard].captions.optional(at)
+    }
+
+    /// The embedded captions; none where `strata encode` was given no text encoder.
+    pub fn contexts(&self) -> Option<&CaptionContexts> {
+        self.contexts.as_ref()
     }
 
     /// The binary attributes of latent `i`, 1 or -1, one for each name of the manifest; empty when `i` is out of range.

@@ -57,5 +57,6 @@ impl Counts {
 /// The costs of the model's network for one sample of its size.
 pub(super) fn network_costs(model: &Model) -> Result<Costs> {
     let [_, height, width] = model.config().shape;
-    costs(&model.config().unet, CostInput { height, width, context_tokens: 1 })
+    let context_tokens = model.config().text.as_ref().map_or(1, |text| text.tokens);
+    costs(&model.config().unet, CostInput { height, width, context_tokens })
 }

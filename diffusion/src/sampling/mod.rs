@@ -12,7 +12,7 @@ use strata_training::{Interrupt, Progress};
 use self::{cost::Counts, networks::denoiser};
 pub use self::{
     cost::SampleCost,
-    options::{GuidanceOptions, SampleOptions, Start},
+    options::{GuidanceOptions, Prompts, SampleOptions, Start},
 };
 use crate::{
     Error, Result,
@@ -89,7 +89,7 @@ impl Sampling<'_> {
         let mut noise = SeededNoise::new(options.seeds[rows.clone()].to_vec());
         let shape = self.model.config().shape;
         let unit = noise.initial(&shape, self.model.store().device())?;
-        let network = denoiser(self, &options.labels[rows.clone()], counts)?;
+        let network = denoiser(self, rows.clone(), counts)?;
         let (x, network): (Tensor, Box<dyn Denoiser + '_>) = match &options.start {
             None => ((&unit * sigmas[0])?, network),
             Some(start) => {

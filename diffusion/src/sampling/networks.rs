@@ -1,6 +1,6 @@
 //! The networks of a batch as one denoiser: the conditional one alone, guided by another condition, or by a worse network.
 
-use std::cell::Cell;
+use std::{cell::Cell, ops::Range};
 
 use candle_core::{DType, Tensor};
 use strata_conditioning::Condition;
@@ -19,39 +19,77 @@ use crate::{
 /// Activations up to which the condition and its absence are evaluated in one batch of twice the size, in bytes.
 const AT_ONCE_BYTES: u64 = 2 << 30;
 
-/// What the options make of the networks for samples of the given labels.
-pub(super) fn denoiser<'a>(job: &Sampling<'a>, labels: &[Option<u32>], counts: &'a Counts) -> Result<Box<dyn Denoiser + 'a>> {
-    denoiser_at_once(job, labels, counts, fits_twice(job.model, labels.len())?)
+/// What the options make of the networks for some of their samples.
+pub(super) fn denoiser<'a>(job: &Sampling<'a>, rows: Range<usize>, counts: &'a Counts) -> Result<Box<dyn Denoiser + 'a>> {
+    let at_once = fits_twice(job.model, rows.len())?;
+    denoiser_at_once(job, rows, counts, at_once)
 }
 
 /// The same, with the condition and its absence in one batch of twice the size or one after the other.
 pub(super) fn denoiser_at_once<'a>(
     job: &Sampling<'a>,
-    labels: &[Option<u32>],
+    rows: Range<usize>,
     counts: &'a Counts,
     at_once: bool,
 ) -> Result<Box<dyn Denoiser + 'a>> {
     let guidance = job.options.guidance;
-    // The attributes are asked of the first so many rows; of the others nothing is said.
-    let told = vec![job.options.attributes.clone(); labels.len()];
-    let under = |model: &'a Model, labels: &[Option<u32>], told: &[Vec<i8>], counts: &'a [Cell<u64>]| -> Result<Network<'a>> {
-        Ok(Network { model, condition: model.condition(labels, told)?, counts })
+    let wish = wishes(job, rows);
+    let under = |model: &'a Model, wishes: &[&Wishes], counts: &'a [Cell<u64>]| -> Result<Network<'a>> {
+        Ok(Network { model, condition: condition(job, model, wishes)?, counts })
     };
-    let conditional = under(job.model, labels, &told, &counts.model)?;
+    let conditional = under(job.model, &[&wish], &counts.model)?;
     if guidance.scale == 1.0 {
         return Ok(Box::new(conditional));
     }
-    let negative = vec![guidance.negative; labels.len()];
+    let negative = unwanted(job, wish.labels.len());
     let pair: Box<dyn Pair + 'a> = match job.worse {
-        Some(worse) => Box::new(Sequential { conditional, unconditional: under(worse, labels, &told, &counts.worse)? }),
+        Some(worse) => Box::new(Sequential { conditional, unconditional: under(worse, &[&wish], &counts.worse)? }),
         None if at_once => {
-            let both = under(job.model, &[labels, &negative].concat(), &told, &counts.model)?;
+            let both = under(job.model, &[&wish, &negative], &counts.model)?;
             Box::new(AtOnce { conditional, both })
         }
-        None => Box::new(Sequential { conditional, unconditional: under(job.model, &negative, &[], &counts.model)? }),
+        None => Box::new(Sequential { conditional, unconditional: under(job.model, &[&negative], &counts.model)? }),
     };
     let (interval, rescale) = (guidance.interval, guidance.rescale);
     Ok(Box::new(Guided { interval, rescale, ..Guided::new(pair, guidance.scale) }))
+}
+
+/// What samples are told.
+struct Wishes {
+    labels: Vec<Option<u32>>,
+    attributes: Vec<Vec<i8>>,
+    /// Rows of the options' embedded texts.
+    prompts: Vec<u32>,
+}
+
+fn wishes(job: &Sampling<'_>, rows: Range<usize>) -> Wishes {
+    let options = job.options;
+    Wishes {
+        labels: options.labels[rows.clone()].to_vec(),
+        attributes: vec![options.attributes.clone(); rows.len()],
+        prompts: options.prompts.as_ref().map_or(Vec::new(), |prompts| prompts.of[rows].to_vec()),
+    }
+}
+
+/// What guidance moves away from; of attributes nothing is said.
+fn unwanted(job: &Sampling<'_>, n: usize) -> Wishes {
+    Wishes {
+        labels: vec![job.options.guidance.negative; n],
+        attributes: vec![Vec::new(); n],
+        prompts: job.options.prompts.as_ref().map_or(Vec::new(), |prompts| vec![prompts.negative; n]),
+    }
+}
+
+/// The condition of one batch after the other.
+fn condition(job: &Sampling<'_>, model: &Model, wishes: &[&Wishes]) -> Result<Condition> {
+    if let Some(prompts) = &job.options.prompts {
+        let rows: Vec<u32> = wishes.iter().flat_map(|w| &w.prompts).copied().collect();
+        let rows = Tensor::from_vec(rows, wishes.iter().map(|w| w.prompts.len()).sum::<usize>(), prompts.contexts.device())?;
+        return model.text_condition(&prompts.contexts.index_select(&rows, 0)?);
+    }
+    let labels: Vec<Option<u32>> = wishes.iter().flat_map(|w| &w.labels).copied().collect();
+    let attributes: Vec<Vec<i8>> = wishes.iter().flat_map(|w| &w.attributes).cloned().collect();
+    model.condition(&labels, &attributes)
 }
 
 fn fits_twice(model: &Model, rows: usize) -> Result<bool> {

@@ -13,6 +13,8 @@ pub struct SampleOptions {
     pub labels: Vec<Option<u32>>,
     /// What attributes all samples are to have, 1, or not to have, -1; 0 where nothing is said. Empty: nothing is said at all.
     pub attributes: Vec<i8>,
+    /// Texts that are asked for, of a model that is told texts.
+    pub prompts: Option<Prompts>,
     /// Samples per forward pass.
     pub batch: usize,
     /// Steps of the sampler.
@@ -29,6 +31,17 @@ pub struct SampleOptions {
     pub sigma_max: Option<f64>,
     /// What sampling begins with instead of noise alone.
     pub start: Option<Start>,
+}
+
+/// Embedded texts: each distinct one once.
+#[derive(Clone, Debug)]
+pub struct Prompts {
+    /// `[P, tokens, width]`.
+    pub contexts: Tensor,
+    /// Which of them each sample is told.
+    pub of: Vec<u32>,
+    /// Which of them guidance moves away from: the empty text, or what is not wanted.
+    pub negative: u32,
 }
 
 /// Guidance (see [`crate::guidance::Guided`]).
@@ -69,6 +82,7 @@ impl Default for SampleOptions {
             seeds: Vec::new(),
             labels: Vec::new(),
             attributes: Vec::new(),
+            prompts: None,
             batch: 16,
             steps: 20,
             sampler: Sampler::default(),
@@ -98,6 +112,7 @@ impl SampleOptions {
             .filter(|(ok, ..)| !ok)
             .map(|(_, key, expected, got)| format!("`{key}`: expected {expected}, got {got}"))
             .collect();
+        wrong.extend(self.wrong_prompts(model));
         wrong.extend(self.wrong_guidance(model, worse));
         if wrong.is_empty() { Ok(()) } else { Err(Error::Config(wrong.join("; "))) }
     }
@@ -131,6 +146,22 @@ impl SampleOptions {
         ]
     }
 
+    fn wrong_prompts(&self, model: &Model) -> Option<String> {
+        match (&self.prompts, &model.config().text) {
+            (None, None) => None,
+            (Some(_), None) => Some("a text is asked for, but the model was trained without texts".into()),
+            (None, Some(_)) => {
+                Some("`prompts`: the model is told texts: expected one for each sample, the empty one at least".into())
+            }
+            (Some(prompts), Some(_)) => {
+                let (texts, samples) = (prompts.contexts.dims().first().copied().unwrap_or(0) as u32, self.seeds.len());
+                let known = prompts.of.iter().chain([&prompts.negative]).all(|&row| row < texts);
+                (prompts.of.len() != samples || !known)
+                    .then(|| format!("`prompts`: expected one of {texts} for each of {samples} samples, got {:?}", prompts.of))
+            }
+        }
+    }
+
     fn wrong_guidance(&self, model: &Model, worse: Option<&Model>) -> Option<String> {
         let scale = self.guidance.scale;
         if let Some(worse) = worse {
@@ -146,8 +177,11 @@ impl SampleOptions {
         if !model.config().is_conditional() {
             return Some(format!("guidance {scale} needs a condition, but the model is unconditional: leave guidance out"));
         }
-        let nothing = self.labels.iter().all(Option::is_none) && self.attributes.iter().all(|&v| v == 0);
-        nothing.then(|| format!("guidance {scale} needs a condition, but no class or attribute is asked for"))
+        let same = |prompts: &Prompts| prompts.of.iter().all(|&row| row == prompts.negative);
+        let nothing = self.labels.iter().all(Option::is_none)
+            && self.attributes.iter().all(|&v| v == 0)
+            && self.prompts.as_ref().is_none_or(same);
+        nothing.then(|| format!("guidance {scale} needs a condition, but no class, attribute or text is asked for"))
     }
 
     /// The smallest and the largest noise level.

@@ -62,6 +62,7 @@ fn model(decoders: usize, autoencoder: &str) -> Model {
         classes: 0,
         class_names: Vec::new(),
         attribute_names: Vec::new(),
+        text: None,
         shape: SHAPE,
         latents: LatentScaling { scale: vec![1.0], shift: vec![0.0], autoencoder_sha256: autoencoder.into() },
     };

@@ -1,7 +1,7 @@
 //! One batch of training: a function of the configuration and the position in the run, nothing else.
 
 use candle_core::{Device, Tensor};
-use strata_datasets::LatentSet;
+use strata_datasets::{CaptionContexts, LatentSet};
 use strata_nn::random::{Key, uniform_f64};
 use strata_training::Progress;
 
@@ -17,6 +17,8 @@ pub struct Batches<'a> {
     classes: bool,
     attributes: bool,
     class_dropout: f64,
+    texts: Option<&'a CaptionContexts>,
+    text_dropout: f64,
 }
 
 /// A batch of B samples.
@@ -31,6 +33,8 @@ pub struct Batch {
     pub labels: Vec<Option<u32>>,
     /// Attributes, 1, -1 or, where dropped or unknown, 0; empty rows without.
     pub attributes: Vec<Vec<i8>>,
+    /// `[B, T, D]`: embedded captions, the empty text's where dropped; none where the model is told none.
+    pub context: Option<Tensor>,
 }
 
 impl<'a> Batches<'a> {
@@ -45,16 +49,18 @@ impl<'a> Batches<'a> {
         start: u64,
         progress: &dyn Progress,
     ) -> Result<Self> {
+        let texts = data.contexts().filter(|_| model.text.is_some());
         let source = match data {
             TrainingData::Latents(set) => Source::latents(set, config.seed),
             TrainingData::Pictures(data) => Source::pictures(data, config, start, progress)?,
         };
-        Ok(Self::of(source, model, config, noise))
+        Ok(Self { texts, ..Self::of(source, model, config, noise) })
     }
 
     /// Batches of latents, from anywhere.
     pub fn of_latents(set: &'a LatentSet, model: &ModelConfig, config: &DiffusionTraining, noise: NoiseSampler) -> Self {
-        Self::of(Source::latents(set, config.seed), model, config, noise)
+        let texts = set.contexts().filter(|_| model.text.is_some());
+        Self { texts, ..Self::of(Source::latents(set, config.seed), model, config, noise) }
     }
 
     fn of(source: Source<'a>, model: &ModelConfig, config: &DiffusionTraining, noise: NoiseSampler) -> Self {
@@ -66,6 +72,8 @@ impl<'a> Batches<'a> {
             classes: model.classes > 0,
             attributes: !model.attribute_names.is_empty(),
             class_dropout: config.class_dropout,
+            texts: None,
+            text_dropout: config.text_dropout,
         }
     }
 
@@ -86,7 +94,22 @@ impl<'a> Batches<'a> {
         }
         let eps = Key::new(self.seed, "noise").normal_rows(&positions, &[c, h, w], device)?;
         let x0 = Tensor::from_vec(samples.x0, (n, c, h, w), device)?;
-        Ok(Batch { x0, eps, sigmas, labels: samples.labels, attributes: samples.attributes })
+        let context = self.texts.map(|texts| self.context(texts, position, &samples.captions, device)).transpose()?;
+        Ok(Batch { x0, eps, sigmas, labels: samples.labels, attributes: samples.attributes, context })
+    }
+}
+
+impl Batches<'_> {
+    /// The embedded captions of the samples from `position` on, each dropped by a draw of its own.
+    fn context(&self, texts: &CaptionContexts, position: u64, captions: &[String], device: &Device) -> Result<Tensor> {
+        let mut values = Vec::new();
+        for (caption, p) in captions.iter().zip(position..) {
+            let mut draws = Key::new(self.seed, "text-dropout").index(p).generator();
+            let dropped = uniform_f64(&mut draws) < self.text_dropout;
+            values.extend(texts.get(if dropped { "" } else { caption })?);
+        }
+        let source = texts.source();
+        Ok(Tensor::from_vec(values, (captions.len(), source.tokens, source.width), device)?)
     }
 }
 

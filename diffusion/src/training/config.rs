@@ -24,6 +24,8 @@ pub enum Conditioning {
     Class,
     /// Attributes; data without them are refused.
     Attributes,
+    /// Captions, by the embeddings that `strata encode --text-encoder` stores; latents without them are refused.
+    Text,
     /// Nothing.
     None,
 }
@@ -35,11 +37,13 @@ impl Conditioning {
         let (wanted, missing) = match self {
             Self::Class => ("class", classes.is_empty()),
             Self::Attributes => ("attributes", attributes.is_empty()),
+            Self::Text => ("text", data.contexts().is_none()),
             Self::Auto | Self::None => ("", false),
         };
         if missing {
             return Err(Error::Config(format!(
-                "`conditioning` is {wanted}, but the data have none: use a data set with labels, or leave it at auto"
+                "`conditioning` is {wanted}, but the data have none: use a data set with {}, or leave it at auto",
+                if wanted == "text" { "captions and `strata encode --text-encoder`" } else { "labels" }
             )));
         }
         let with = |kinds: [Self; 2], names: &[String]| if kinds.contains(&self) { names.to_vec() } else { Vec::new() };
@@ -64,6 +68,8 @@ pub struct DiffusionTraining {
     /// Blocks compute their activations anew in the backward pass instead of keeping them: less memory, more time, and the same
     /// numbers.
     pub checkpoint_activations: bool,
+    /// Probability that a sample is trained with the empty text in place of its caption.
+    pub text_dropout: f64,
     /// Norm to which the gradient is clipped; 0 for no clipping.
     pub max_grad_norm: f64,
     /// A line in `stats.jsonl` every so many images.
@@ -107,6 +113,7 @@ impl Default for DiffusionTraining {
             conditioning: Conditioning::default(),
             class_dropout: 0.1,
             checkpoint_activations: false,
+            text_dropout: 0.1,
             max_grad_norm: 1.0,
             log_every_images: 3_200,
             save_every_images: 100_000,
@@ -133,6 +140,7 @@ impl DiffusionTraining {
     /// Presets: name and TOML of the settings that differ from the defaults.
     pub const PRESETS: &'static [(&'static str, &'static str)] = &[
         ("emoji-32", include_str!("../../presets/emoji-32.toml")),
+        ("emoji-text", include_str!("../../presets/emoji-text.toml")),
         ("emoji-64", include_str!("../../presets/emoji-64.toml")),
         ("small-multistage", include_str!("../../presets/small-multistage.toml")),
         ("celebahq256-ldm", include_str!("../../presets/celebahq256-ldm.toml")),
@@ -171,8 +179,10 @@ impl DiffusionTraining {
         if let Some((key, _)) = positive.iter().find(|(_, v)| *v == 0) {
             return Err(Error::Config(format!("`{key}`: expected 1 or more, got 0")));
         }
-        if !(0.0..=1.0).contains(&self.class_dropout) {
-            return Err(Error::Config(format!("`class_dropout`: expected a probability, got {}", self.class_dropout)));
+        for (key, v) in [("class_dropout", self.class_dropout), ("text_dropout", self.text_dropout)] {
+            if !(0.0..=1.0).contains(&v) {
+                return Err(Error::Config(format!("`{key}`: expected a probability, got {v}")));
+            }
         }
         for (key, v) in [("max_grad_norm", self.max_grad_norm), ("max_minutes", self.max_minutes)] {
             if v < 0.0 || !v.is_finite() {

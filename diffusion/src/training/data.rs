@@ -1,7 +1,7 @@
 //! What a model is trained on: latents, or pictures themselves.
 
 use serde::{Deserialize, Serialize};
-use strata_datasets::{Crop, Dataset, LatentSet, LoaderOptions, PictureStream, Resampling, Transform};
+use strata_datasets::{CaptionContexts, Crop, Dataset, LatentSet, LoaderOptions, PictureStream, Resampling, Transform};
 use strata_nn::random::Key;
 use strata_training::Progress;
 
@@ -37,6 +37,16 @@ pub enum TrainingData<'a> {
     Latents(&'a LatentSet),
     /// Pictures, RGB in [-1, 1].
     Pictures(&'a Dataset),
+}
+
+impl<'a> TrainingData<'a> {
+    /// Embedded captions, where there are some.
+    pub fn contexts(self) -> Option<&'a CaptionContexts> {
+        match self {
+            Self::Latents(set) => set.contexts(),
+            Self::Pictures(_) => None,
+        }
+    }
 }
 
 impl TrainingData<'_> {
@@ -99,6 +109,8 @@ pub(super) struct Samples {
     pub(super) x0: Vec<f32>,
     pub(super) labels: Vec<Option<u32>>,
     pub(super) attributes: Vec<Vec<i8>>,
+    /// Captions of latents; empty where they have none.
+    pub(super) captions: Vec<String>,
 }
 
 impl<'a> Source<'a> {
@@ -132,11 +144,12 @@ impl<'a> Source<'a> {
     pub(super) fn batch(&mut self, position: u64, n: usize, attributes: bool) -> Result<Samples> {
         match self {
             Self::Latents { set, order, affine, seed } => {
-                let mut out = Samples { x0: Vec::new(), labels: Vec::new(), attributes: Vec::new() };
+                let mut out = Samples { x0: Vec::new(), labels: Vec::new(), attributes: Vec::new(), captions: Vec::new() };
                 for p in position..position + n as u64 {
                     let item = order.at(p);
                     push_latent((set, item), affine, Key::new(*seed, "posterior").index(p), &mut out.x0)?;
                     out.labels.push(set.label(item));
+                    out.captions.push(set.caption(item).unwrap_or_default().to_string());
                     out.attributes.push(if attributes { set.attributes(item).to_vec() } else { Vec::new() });
                 }
                 Ok(out)
@@ -145,7 +158,7 @@ impl<'a> Source<'a> {
                 let batch = stream.batch(position, n)?;
                 let of = |&i: &usize| if attributes { Ok(data.info(i)?.attributes) } else { Ok(Vec::new()) };
                 let attributes = batch.indices.iter().map(of).collect::<Result<_>>()?;
-                Ok(Samples { x0: channels_first(&batch.pixels, n), labels: batch.labels, attributes })
+                Ok(Samples { x0: channels_first(&batch.pixels, n), labels: batch.labels, attributes, captions: Vec::new() })
             }
         }
     }

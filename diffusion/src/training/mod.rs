@@ -54,6 +54,7 @@ pub fn model_config(config: &DiffusionTraining, data: TrainingData<'_>, boundari
     (unet.in_channels, unet.out_channels) = (shape[0], shape[0]);
     unet.check_stages(boundaries.len() + 1)?;
     let (class_names, attribute_names) = config.conditioning.of(data)?;
+    let text = data.contexts().filter(|_| config.conditioning == Conditioning::Text).map(|c| c.source().clone());
     let model = ModelConfig {
         unet,
         parametrization: config.parametrization,
@@ -62,6 +63,7 @@ pub fn model_config(config: &DiffusionTraining, data: TrainingData<'_>, boundari
         classes: class_names.len(),
         class_names,
         attribute_names,
+        text,
         shape,
         latents: data.scaling(),
     };
@@ -169,7 +171,10 @@ pub fn sample_losses(model: &Model, config: &DiffusionTraining, batch: &Batch, k
 pub fn network_errors(model: &Model, batch: &Batch, train: Option<Key>) -> Result<Tensor> {
     let (sigmas, x0) = (&batch.sigmas, &batch.x0);
     let x = (x0 + batch.eps.broadcast_mul(&row_factors(sigmas, x0, |s| s)?)?)?;
-    let condition = model.condition(&batch.labels, &batch.attributes)?;
+    let condition = match &batch.context {
+        Some(context) => model.text_condition(context)?,
+        None => model.condition(&batch.labels, &batch.attributes)?,
+    };
     let answer = model.network(&x, sigmas, &condition, train)?;
     let skipped = x.broadcast_mul(&row_factors(sigmas, x0, |s| model.preconditioning(s).c_skip)?)?;
     let target = (x0 - skipped)?.broadcast_mul(&row_factors(sigmas, x0, |s| 1.0 / model.preconditioning(s).c_out)?)?;

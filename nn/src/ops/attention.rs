@@ -26,11 +26,28 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Option<&T
         return Ok(attention(&widened(q)?, &widened(k)?, &widened(v)?, scale, mask)?.to_dtype(q.dtype())?);
     }
     if !cpu::applies(&[q, k, v]) {
-        return composed::attention::attention(q, k, v, scale, mask);
+        let bias = mask.map(|m| m.to_dtype(q.dtype())?.affine(1e30, -1e30)?.reshape((batch, 1, 1, keys))).transpose()?;
+        return composed::attention::attention(q, k, v, scale, bias.as_ref());
     }
     let bias = mask.map(|m| m.to_dtype(DType::F32)?.affine(1e30, -1e30)?.flatten_all()?.to_vec1()).transpose()?;
     let scale = scale as f32;
     apply3(Attention { batch, heads, queries, keys, width, scale, bias, softmax: OnceLock::new() }, q, k, v)
+}
+
+/// `softmax(scale · q kᵀ + bias) v` per head, with the full matrix of scores in memory: for text encoders, whose rows are short.
+/// Shapes as in [`attention`]; `bias` broadcasts to `[B, H, Tq, Tk]` and may be relative positions, a causal mask (-1e30 where a
+/// query must not look) or their sum.
+///
+/// # Errors
+/// If the shapes do not agree.
+pub fn biased_attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: &Tensor) -> Result<Tensor> {
+    let [batch, queries, heads, _, keys] = check(q, k, v, None)?;
+    let scores = [batch, heads, queries, keys];
+    let fits = bias.rank() == 4 && bias.dims().iter().zip(scores).all(|(&n, full)| n == 1 || n == full);
+    if !fits {
+        return Err(Error::argument("biased_attention", "bias", format!("broadcast to {scores:?}"), bias.dims()));
+    }
+    composed::attention::attention(q, k, v, scale, Some(bias))
 }
 
 /// Batch, queries, heads, width, keys.

@@ -36,7 +36,7 @@ mod resample;
 pub(crate) use cuda::optimizer;
 
 pub use activation::{geglu, gelu, gelu_tanh, silu};
-pub use attention::attention;
+pub use attention::{attention, biased_attention};
 pub use convolution::{Conv2dConfig, Padding, conv2d};
 pub use dropout::dropout;
 pub use embedding::sinusoidal_embedding;

@@ -16,6 +16,8 @@ pub mod optim;
 pub mod samplers;
 pub mod schedules;
 pub mod score_sde_unet;
+pub mod text_encoders;
+pub mod tokenizers;
 
 use anyhow::Result;
 
@@ -28,6 +30,8 @@ pub type Run = fn(&Case) -> Result<Answer>;
 pub fn implementation(kind: &str) -> Option<Run> {
     Some(match kind {
         "ldm_class_embedder" | "ldm_spatial_rescaler" => conditioning::run,
+        "bert_text" | "clip_text" | "ldm_bert_embedder" | "t5_encoder" => text_encoders::run,
+        "bert_wordpiece_tokenize" | "clip_bpe_tokenize" => tokenizers::run,
         "lpips_patchgan_loss" => adversarial::run,
         "ldm_autoencoder_kl"
         | "diffusers_autoencoder_kl"
@@ -69,13 +73,7 @@ pub const PENDING: &[&str] = &[
     // checkpoints
     "diffusers_repo",
     // conditioning
-    "bert_text",
     "bert_text_real",
-    "bert_wordpiece_tokenize",
-    "clip_bpe_tokenize",
-    "clip_text",
-    "ldm_bert_embedder",
-    "t5_encoder",
     // features
     "inception_v3_fid",
     // metrics

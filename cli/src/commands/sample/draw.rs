@@ -7,7 +7,7 @@ use serde_json::json;
 use strata_datasets::RgbImage;
 use strata_diffusion::{
     Error,
-    sampling::{Receiver, SampleCost, SampleOptions, Sampling, Step},
+    sampling::{Prompts, Receiver, SampleCost, SampleOptions, Sampling, Step},
 };
 
 use super::{Painter, folder::Folder, pack, start::Beginning, trajectory::Trajectory};
@@ -28,6 +28,8 @@ pub struct Job<'a> {
     pub beginning: Option<&'a Beginning>,
     /// Where to.
     pub out: &'a Path,
+    /// The texts as typed, and the one to move away from; none for a model without.
+    pub prompts: Option<serde_json::Value>,
     /// What is written beside the pictures.
     pub output: &'a args::Output,
 }
@@ -47,7 +49,7 @@ pub struct Drawn {
 impl<'a> Job<'a> {
     /// From noise, with a grid of all pictures.
     pub fn new(painter: &'a Painter, options: &'a SampleOptions, out: &'a Path) -> Self {
-        Self { painter, options, beginning: None, out, output: &PLAIN }
+        Self { painter, options, beginning: None, out, prompts: None, output: &PLAIN }
     }
 
     /// Everything that decides the pictures beside seeds and classes.
@@ -65,6 +67,9 @@ impl<'a> Job<'a> {
         });
         if !options.attributes.is_empty() {
             origin["attributes"] = json!(options.attributes);
+        }
+        if let Some(prompts) = &self.prompts {
+            origin["prompts_and_negative"] = prompts.clone();
         }
         let beginning = self.beginning.map(|b| json!([b.sha256.0, b.start.strength, b.sha256.1]));
         origin["init_image_strength_mask"] = json!(beginning);
@@ -87,7 +92,9 @@ pub fn draw(job: &Job<'_>, context: &Context) -> anyhow::Result<Drawn> {
     let watched = if folder.path().join("trajectory.gif").is_file() { 0 } else { watched };
     let rows = rows_to_draw(options, |i| !present.contains(&options.seeds[i]) || i < watched);
     let (seeds, labels) = rows.iter().map(|i| (options.seeds[*i], options.labels[*i])).unzip();
-    let batches = SampleOptions { seeds, labels, ..options.clone() };
+    let of = |prompts: Prompts| Prompts { of: rows.iter().map(|i| prompts.of[*i]).collect(), ..prompts };
+    let prompts = options.prompts.clone().map(of);
+    let batches = SampleOptions { seeds, labels, prompts, ..options.clone() };
     let mut writer =
         Writer { job, batches: &batches, rows: &rows, folder, present, new: 0, trajectory: Trajectory::new(watched) };
     let began = Instant::now();

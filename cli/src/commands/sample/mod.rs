@@ -26,9 +26,9 @@ use self::{
     draw::{Drawn, Job},
     start::Beginning,
 };
-use crate::{Outcome, args, context::Context};
+use crate::{Outcome, args, commands::texts, context::Context};
 
-/// Guidance when a class or an attribute is asked for and no scale is given.
+/// Guidance when a class, an attribute or a text is asked for and no scale is given.
 pub const DEFAULT_GUIDANCE: f64 = 2.0;
 
 /// The command.
@@ -42,9 +42,11 @@ pub fn run(args: &args::Sample, context: &Context) -> anyhow::Result<Outcome> {
     let painter = Painter::load(&args.model, args.autoencoder.as_deref(), args.wish.autoguidance.as_deref(), context)?
         .with_tile(args.tile)?;
     let beginning = Beginning::load(&args.start, &painter)?;
+    let told = texts::prompts(&painter.model, &args.wish, &seeds, context)?;
     let options = SampleOptions {
         labels: labels(&painter.model, args.wish.class.as_deref(), &seeds)?,
         attributes: attributes(&painter.model, &args.wish.attributes)?,
+        prompts: told.as_ref().map(|(prompts, _)| prompts.clone()),
         seeds,
         batch: args.batch,
         steps: args.solver.steps,
@@ -58,6 +60,7 @@ pub fn run(args: &args::Sample, context: &Context) -> anyhow::Result<Outcome> {
     let mut job = Job::new(&painter, &options, &args.out);
     job.beginning = beginning.as_ref();
     job.output = &args.output;
+    job.prompts = told.map(|(_, texts)| json!([texts, args.wish.negative_prompt]));
     let drawn = match draw(&job, context) {
         Err(e) if matches!(e.downcast_ref(), Some(Error::Interrupted)) => return Ok(Outcome::Interrupted),
         other => other?,
@@ -67,7 +70,8 @@ pub fn run(args: &args::Sample, context: &Context) -> anyhow::Result<Outcome> {
 }
 
 fn guidance(wish: &args::Wish, painter: &Painter) -> anyhow::Result<GuidanceOptions> {
-    let guided = wish.class.is_some() || !wish.attributes.is_empty() || wish.autoguidance.is_some();
+    let told = wish.prompt.is_some() || wish.prompts.is_some();
+    let guided = wish.class.is_some() || !wish.attributes.is_empty() || told || wish.autoguidance.is_some();
     Ok(GuidanceOptions {
         scale: wish.guidance.unwrap_or(if guided { DEFAULT_GUIDANCE } else { 1.0 }),
         interval: wish.guidance_interval,

@@ -4,14 +4,13 @@ use candle_core::{D, Tensor};
 
 use crate::Result;
 
-pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
+/// `bias` broadcasts to the scores `[B, H, Tq, Tk]`.
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
     let heads_first = |x: &Tensor| x.transpose(1, 2)?.contiguous();
     let (q, k, v) = (heads_first(&(q * scale)?)?, heads_first(k)?, heads_first(v)?);
     let mut scores = q.matmul(&k.t()?)?;
-    if let Some(mask) = mask {
-        let (b, t) = mask.dims2()?;
-        let bias = mask.to_dtype(scores.dtype())?.affine(1e30, -1e30)?.reshape((b, 1, 1, t))?;
-        scores = scores.broadcast_add(&bias)?;
+    if let Some(bias) = bias {
+        scores = scores.broadcast_add(&bias.to_dtype(scores.dtype())?)?;
     }
     Ok(softmax(&scores)?.matmul(&v)?.transpose(1, 2)?.contiguous()?)
 }
