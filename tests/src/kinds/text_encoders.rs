@@ -59,8 +59,9 @@ fn bert(case: &Case) -> Result<Answer> {
     let model = BertModel::new(&store.root(), &configured(case, &BERT_KEYS, &[])?, pooler)?;
     store.load(&weights, "case.json")?;
     let types = case.input_opt("token_type_ids").map(|types| types.to_dtype(DType::U32)).transpose()?;
-    let mask = mask(case)?.context("a case of BERT has a mask")?;
-    let embedded = model.embed(&ids(case, "input_ids")?, types.as_ref())?;
+    let ids = ids(case, "input_ids")?;
+    let mask = mask(case)?.map_or_else(|| Tensor::ones(ids.dims(), DType::F32, &Device::Cpu), Ok)?;
+    let embedded = model.embed(&ids, types.as_ref())?;
     let last = model.encode(&embedded, Some(&mask))?;
     let mean = mean_pooled(&last, &mask)?;
     let mut answer = Answer::new()

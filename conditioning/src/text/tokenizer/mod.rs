@@ -32,6 +32,13 @@ pub struct TextTokenizer {
     padding: Padding,
 }
 
+/// One text.
+struct Row {
+    ids: Vec<u32>,
+    /// How many tokens of which text did not fit.
+    lost: Option<(usize, String)>,
+}
+
 impl TextTokenizer {
     /// Reads a `tokenizer.json`; its own settings of truncation and padding give way to these. `pad`: the padding token; without
     /// it, the file's own, else the first of `<pad>`, `[PAD]`, `<|endoftext|>` that the vocabulary has.
@@ -130,12 +137,10 @@ impl TextTokenizer {
         if texts.is_empty() {
             return Err(Error::Config("tokenizer: no text given".to_string()));
         }
-        let (mut rows, mut cut) = (Vec::with_capacity(texts.len()), Vec::new());
-        for (index, text) in texts.iter().enumerate() {
-            let (ids, lost) = self.row(text.as_ref())?;
-            cut.extend(lost.map(|(tokens, text)| Cut { index, tokens, text, max_length: self.max_length }));
-            rows.push(ids);
-        }
+        let rows = texts.iter().map(|text| self.row(text.as_ref())).collect::<Result<Vec<_>>>()?;
+        let lost = rows.iter().enumerate().filter_map(|(index, row)| Some((index, row.lost.clone()?)));
+        let cut = lost.map(|(index, (tokens, text))| Cut { index, tokens, text, max_length: self.max_length }).collect();
+        let rows: Vec<Vec<u32>> = rows.into_iter().map(|row| row.ids).collect();
         let length = match self.padding {
             Padding::MaxLength => self.max_length,
             Padding::Longest => rows.iter().map(Vec::len).max().unwrap_or(0).max(1),
@@ -143,8 +148,7 @@ impl TextTokenizer {
         Ok(Tokens::padded(rows, length, self.pad_id, cut))
     }
 
-    /// The ids of one text, and how many tokens of which text did not fit.
-    fn row(&self, text: &str) -> Result<(Vec<u32>, Option<(usize, String)>)> {
+    fn row(&self, text: &str) -> Result<Row> {
         let mut encoding = self.inner.encode(text, false).map_err(Error::tokenizer)?;
         let room = self.max_length - self.around();
         let lost = encoding.get_offsets().get(room).map(|&(start, _)| {
@@ -153,7 +157,7 @@ impl TextTokenizer {
         });
         encoding.truncate(room, 0, TruncationDirection::Right);
         let whole = self.inner.post_process(encoding, None, true).map_err(Error::tokenizer)?;
-        Ok((whole.get_ids().to_vec(), lost))
+        Ok(Row { ids: whole.get_ids().to_vec(), lost })
     }
 }
 
