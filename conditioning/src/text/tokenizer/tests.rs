@@ -13,7 +13,7 @@ fn file(dir: &tempfile::TempDir, name: &str, text: &str) -> Result<PathBuf> {
 }
 
 fn dir() -> Result<tempfile::TempDir> {
-    tempfile::tempdir().map_err(|e| Error::file(".", e))
+    tempfile::tempdir().map_err(|e| Error::file(std::path::Path::new("."), e))
 }
 
 fn message<T>(result: Result<T>) -> String {
