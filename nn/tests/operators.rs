@@ -142,6 +142,21 @@ fn a_masked_key_takes_no_part() {
 }
 
 #[test]
+fn masked_keys_before_and_between_others_take_no_part() {
+    let args: Vec<Tensor> = normal(&[&[1, 40, 2, 3], &[1, 900, 2, 3], &[1, 900, 2, 3]], 1.0);
+    let args: Vec<Tensor> = args.iter().map(|t| t.to_dtype(DType::F32).unwrap().to_device(&device()).unwrap()).collect();
+    let kept: Vec<u32> = (290..320).chain(880..900).collect();
+    let mask: Vec<f32> = (0..900).map(|i| f32::from(u8::from(kept.contains(&i)))).collect();
+    let mask = Tensor::from_vec(mask, (1, 900), &Device::Cpu).unwrap();
+    let kept = Tensor::new(kept, args[0].device()).unwrap();
+    let cut: Vec<Tensor> = args[1..].iter().map(|t| t.index_select(&kept, 1).unwrap()).collect();
+    let masked = attention(&args, Some(&mask)).unwrap();
+    let shorter = ops::attention(&args[0], &cut[0], &cut[1], 0.7, None).unwrap();
+    let difference = (masked - shorter).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+    assert!(difference.to_scalar::<f32>().unwrap() < 1e-6);
+}
+
+#[test]
 fn attention_refuses() {
     let run = |q: &[usize], k: &[usize], v: &[usize], m: &[usize]| {
         ops::attention(&zeros(q), &zeros(k), &zeros(v), 1.0, Some(&zeros(m)))
@@ -218,4 +233,21 @@ fn max_pooling() {
     refuses(ops::max_pool2d(&zeros(&[1, 2, 9, 1]), pool(3, 2, 0, false)), &["max_pool2d", "`x`", "at least 3", "[1, 2, 9, 1]"]);
     refuses(ops::max_pool2d(&zeros(&[1, 9, 1]), pool(3, 2, 0, false)), &["max_pool2d", "`x`", "[1, 9, 1]"]);
     refuses(ops::max_pool2d(&zeros(&[1, 9, 9, 1]), pool(3, 0, 0, false)), &["max_pool2d", "`config`", "stride"]);
+}
+
+/// The same tests on the paths of processors with narrower vectors.
+#[test]
+fn operators_of_lesser_processors() {
+    if std::env::var_os("STRATA_SIMD").is_some() || cfg!(any(feature = "cuda", feature = "emulate")) {
+        return;
+    }
+    for level in ["avx2", "portable"] {
+        let run = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--skip", "lesser_processors"])
+            .env("STRATA_SIMD", level)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&run.stdout).into_owned();
+        assert!(run.status.success() && said.contains("self_and_cross_attention ... ok"), "{level}: {said}");
+    }
 }

@@ -1,4 +1,5 @@
-//! Softmax attention by blocks of queries; the scores of one block at a time exist, and are computed anew in the backward pass.
+//! Softmax attention by blocks of queries and of keys; the scores of one pair of blocks at a time exist, and are computed anew in
+//! the backward pass. Over the blocks of keys the softmax is carried along (Milakov & Gimelshein 2018).
 
 use std::{ops::Range, sync::OnceLock};
 
@@ -6,15 +7,19 @@ use rayon::prelude::*;
 
 use super::{
     exp::exp,
-    gemm::{Lent, Matrix, gemm, with_packed},
+    gemm::{Lent, Matrix, with_packed},
     kernel::Kernel,
-    reduce::{add, sum, sum_pairs},
+    reduce::{add, fold, sum_pairs},
     scratch::{fresh, with_scratch},
     simd::vectorized,
 };
 
-/// Scores that one thread holds at a time: about a second-level cache.
-const SCORES: usize = 1 << 18;
+/// Queries of a block.
+const QUERIES: usize = 128;
+/// Keys of a block: two blocks of scores fit into a second-level cache of half a megabyte.
+const KEYS: usize = 256;
+/// From row to row of a block's scores: rows a power of two apart would fall into few sets of the first-level cache.
+const DISTANCE: usize = KEYS + 16;
 
 /// Arguments q `[batch, queries, heads, width]`, k and v `[batch, keys, heads, width]`.
 pub(crate) struct Attention {
@@ -43,6 +48,20 @@ struct Factors<'a> {
     turned_k: Lent<'a>,
     turned_v: Lent<'a>,
     k: Lent<'a>,
+}
+
+/// A block of queries in the backward pass.
+struct Block<'a> {
+    len: usize,
+    /// Where it begins in its span.
+    offset: usize,
+    sample: usize,
+    q: Matrix<'a>,
+    dy: Matrix<'a>,
+    packed_q: Lent<'a>,
+    packed_dy: Lent<'a>,
+    /// Largest score, 1/sum of exponentials and y · dy of each query.
+    rows: &'a [[f32; 3]],
 }
 
 impl Kernel<3> for Attention {
@@ -99,10 +118,14 @@ impl Attention {
         self.heads * self.width
     }
 
-    /// Queries at a time: blocks of about one size.
+    /// Queries at a time: at least two blocks of about one size.
     fn block(&self) -> usize {
-        let most = (SCORES / self.keys).clamp(14, 128);
-        self.queries.div_ceil(self.queries.div_ceil(most).max(2))
+        self.queries.div_ceil(self.queries.div_ceil(QUERIES).max(2))
+    }
+
+    fn key_blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let keys = self.keys;
+        (0..keys).step_by(KEYS).map(move |first| first..keys.min(first + KEYS))
     }
 
     /// The spans of queries that are worked on apart: one if the `others` (samples or heads) suffice to keep the threads busy.
@@ -124,37 +147,52 @@ impl Attention {
         Matrix::rows(&x[(sample * positions + first) * self.row() + head * self.width..], self.row())
     }
 
-    /// Unnormalised scores, with the mask's bias. `keys`: those of the head, turned.
-    fn scores(&self, at: [usize; 2], span: &Range<usize>, q: &[f32], keys: Lent<'_>, scores: &mut [f32]) {
-        let q = self.head(q, self.queries, at, span.start);
-        keys.product(span.len(), (scores, self.keys), false, self.scale, q);
+    /// Scores of `count` queries of a sample and some keys, with the mask's bias. `turned_k`: all keys of the head, turned.
+    fn scores(&self, sample: usize, q: Matrix<'_>, count: usize, turned_k: Lent<'_>, keys: &Range<usize>, scores: &mut [f32]) {
+        turned_k.columns(keys.clone()).product(count, (scores, DISTANCE), false, self.scale, q);
         if let Some(bias) = &self.bias {
-            let bias = &bias[at[0] * self.keys..(at[0] + 1) * self.keys];
-            scores.chunks_exact_mut(self.keys).for_each(|row| add(row, bias));
+            let bias = &bias[sample * self.keys..(sample + 1) * self.keys][keys.clone()];
+            scores.chunks_exact_mut(DISTANCE).for_each(|row| add(&mut row[..keys.len()], bias));
         }
     }
 
     /// Writes one head of one span of y; answers the span's softmax statistics.
     fn span_forward(&self, at: [usize; 2], span: &Range<usize>, [q, k, v]: [&[f32]; 3], y: &mut [f32]) -> Vec<[f32; 2]> {
         let (k, v) = (self.head(k, self.keys, at, 0), self.head(v, self.keys, at, 0));
-        let mut statistics = Vec::with_capacity(span.len());
+        let mut statistics = vec![[f32::MIN, 0.0]; span.len()];
         with_packed(k.t(), [self.width, self.keys], |k| {
             with_packed(v, [self.keys, self.width], |v| {
                 for block in self.blocks(span) {
-                    let y = &mut y[(block.start - span.start) * self.row() + at[1] * self.width..];
-                    with_scratch(block.len() * self.keys, |scores| {
-                        self.scores(at, &block, q, k, scores);
-                        let found = statistics.len();
-                        statistics.extend(scores.chunks_exact_mut(self.keys).map(softmax_row));
-                        v.product(block.len(), (y, self.row()), false, 1.0, Matrix::rows(scores, self.keys));
-                        for (y, [_, inverse]) in y.chunks_mut(self.row()).zip(&statistics[found..]) {
-                            y[..self.width].iter_mut().for_each(|v| *v *= inverse);
-                        }
-                    });
+                    let here = block.start - span.start..block.end - span.start;
+                    let y = &mut y[here.start * self.row() + at[1] * self.width..];
+                    self.block_forward(at[0], self.head(q, self.queries, at, block.start), [k, v], y, &mut statistics[here]);
                 }
             });
         });
         statistics
+    }
+
+    /// One block of queries: y, and as `statistics` the largest score and 1/sum.
+    fn block_forward(&self, sample: usize, q: Matrix<'_>, [k, v]: [Lent<'_>; 2], y: &mut [f32], statistics: &mut [[f32; 2]]) {
+        let (count, row) = (statistics.len(), self.row());
+        with_scratch(count * DISTANCE, |scores| {
+            for keys in self.key_blocks() {
+                self.scores(sample, q, count, k, &keys, scores);
+                let lines = scores.chunks_exact_mut(DISTANCE).zip(statistics.iter_mut());
+                for ((scores, statistics), y) in lines.zip(y.chunks_mut(row)) {
+                    let shrink = softmax_part(&mut scores[..keys.len()], statistics);
+                    if keys.start > 0 && shrink < 1.0 {
+                        y[..self.width].iter_mut().for_each(|v| *v *= shrink);
+                    }
+                }
+                let again = keys.start > 0;
+                v.product_part(keys, count, (y, row), again, 1.0, Matrix::rows(scores, DISTANCE));
+            }
+        });
+        for (y, [_, total]) in y.chunks_mut(row).zip(statistics) {
+            *total = 1.0 / *total;
+            y[..self.width].iter_mut().for_each(|v| *v *= *total);
+        }
     }
 
     /// Statistics by sample, span, head and query in the order sample, head, query.
@@ -185,8 +223,15 @@ impl Attention {
                 with_packed(k, [keys, d], |k| {
                     let right = Factors { turned_k, turned_v, k };
                     for block in self.blocks(&span) {
-                        with_scratch(2 * block.len() * keys, |scratch| {
-                            self.block_gradients(at, (block, span.start), args[0], [y, dy], right, scratch, &mut part);
+                        let q = self.head(args[0], self.queries, at, block.start);
+                        let rows = self.query_rows(at, &block, y, dy);
+                        let dy = self.head(dy, self.queries, at, block.start);
+                        let (len, offset, sample) = (block.len(), block.start - span.start, at[0]);
+                        with_packed(q, [len, d], |packed_q| {
+                            with_packed(dy, [len, d], |packed_dy| {
+                                let block = Block { len, offset, sample, q, dy, packed_q, packed_dy, rows: &rows };
+                                self.block_gradients(&block, right, &mut part);
+                            });
                         });
                     }
                 });
@@ -195,33 +240,35 @@ impl Attention {
         part
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn block_gradients(
-        &self,
-        at: [usize; 2],
-        (block, start): (Range<usize>, usize),
-        q: &[f32],
-        [y, dy]: [&[f32]; 2],
-        right: Factors<'_>,
-        scratch: &mut [f32],
-        part: &mut Part,
-    ) {
-        let (n, keys, d, offset) = (block.len(), self.keys, self.width, block.start - start);
-        let (p, ds) = scratch.split_at_mut(n * keys);
-        self.scores(at, &block, q, right.turned_k, p);
-        let dy_head = self.head(dy, self.queries, at, block.start);
-        right.turned_v.product(n, (ds, keys), false, 1.0, dy_head);
-        let statistics = self.statistics(at, &block);
-        for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
-            let line = (at[0] * self.queries + block.start + i) * self.row() + at[1] * d;
-            let dot = dot(&y[line..line + d], &dy[line..line + d]);
-            score_gradients(p, ds, statistics[i], dot);
-        }
-        let (p, ds) = (Matrix::rows(p, keys), Matrix::rows(ds, keys));
-        let (q, again) = (self.head(q, self.queries, at, block.start), offset > 0);
-        gemm([keys, d, n], (&mut part.dv, d), again, 1.0, p.t(), dy_head);
-        gemm([keys, d, n], (&mut part.dk, d), again, self.scale, ds.t(), q);
-        right.k.product(n, (&mut part.dq[offset * d..], d), false, self.scale, ds);
+    /// [`Block::rows`].
+    fn query_rows(&self, at: [usize; 2], block: &Range<usize>, y: &[f32], dy: &[f32]) -> Vec<[f32; 3]> {
+        let line = |i: usize| {
+            let from = (at[0] * self.queries + block.start + i) * self.row() + at[1] * self.width;
+            from..from + self.width
+        };
+        let statistics = self.statistics(at, block).iter().enumerate();
+        statistics.map(|(i, [largest, inverse])| [*largest, *inverse, dot(&y[line(i)], &dy[line(i)])]).collect()
+    }
+
+    fn block_gradients(&self, block: &Block<'_>, right: Factors<'_>, part: &mut Part) {
+        let (n, d) = (block.len, self.width);
+        with_scratch(2 * n * DISTANCE, |scratch| {
+            let (p, ds) = scratch.split_at_mut(n * DISTANCE);
+            for keys in self.key_blocks() {
+                self.scores(block.sample, block.q, n, right.turned_k, &keys, p);
+                right.turned_v.columns(keys.clone()).product(n, (ds, DISTANCE), false, 1.0, block.dy);
+                let lines = p.chunks_exact_mut(DISTANCE).zip(ds.chunks_exact_mut(DISTANCE));
+                for ((p, ds), row) in lines.zip(block.rows) {
+                    score_gradients(&mut p[..keys.len()], &mut ds[..keys.len()], *row);
+                }
+                let (p, ds) = (Matrix::rows(p, DISTANCE), Matrix::rows(ds, DISTANCE));
+                let (again, first) = (block.offset > 0, keys.start * d);
+                block.packed_dy.product(keys.len(), (&mut part.dv[first..], d), again, 1.0, p.t());
+                block.packed_q.product(keys.len(), (&mut part.dk[first..], d), again, self.scale, ds.t());
+                let dq = &mut part.dq[block.offset * d..];
+                right.k.product_part(keys.clone(), n, (dq, d), keys.start > 0, self.scale, ds);
+            }
+        });
     }
 
     /// The heads side by side, `[batch, positions, heads, width]`; over the spans one sums (`all` positions each) or continues.
@@ -234,14 +281,15 @@ impl Attention {
         all: bool,
     ) -> Vec<f32> {
         let (d, row) = (self.width, self.row());
-        let mut out = vec![0.0; self.batch * positions * row];
+        let mut out = fresh(self.batch * positions * row);
         out.par_chunks_mut(positions * row).enumerate().for_each(|(sample, out)| {
             for (i, part) in parts[sample * self.heads * spans.len()..(sample + 1) * self.heads * spans.len()].iter().enumerate()
             {
                 let (head, span) = (i / spans.len(), i % spans.len());
                 let first = if all { 0 } else { spans[span].start };
                 for (row, part) in out[first * row..].chunks_exact_mut(row).zip(of(part).chunks_exact(d)) {
-                    add(&mut row[head * d..(head + 1) * d], part);
+                    let row = &mut row[head * d..(head + 1) * d];
+                    if all && span > 0 { add(row, part) } else { row.copy_from_slice(part) }
                 }
             }
         });
@@ -254,25 +302,38 @@ vectorized! {
         sum_pairs(a, b, |a, b| a * b)
     }
 
-    /// Replaces scores by `exp(score - largest)`; answers the largest and 1/sum.
-    fn softmax_row(scores: &mut [f32]) -> [f32; 2] {
+    /// Replaces scores by `exp(score - largest)` and carries the largest score and the sum along; answers by what all that was
+    /// summed before is to be multiplied.
+    fn softmax_part(scores: &mut [f32], statistics: &mut [f32; 2]) -> f32 {
         let mut parts = [f32::MIN; 16];
         for chunk in scores.chunks(16) {
             for (p, s) in parts.iter_mut().zip(chunk) {
                 *p = if *s > *p { *s } else { *p };
             }
         }
-        let largest = parts.iter().fold(f32::MIN, |a, b| a.max(*b));
-        for s in scores.iter_mut() {
-            *s = exp_or_zero(*s - largest);
+        let largest = parts.iter().fold(statistics[0], |a, b| a.max(*b));
+        let shrink = exp_or_zero(statistics[0] - largest);
+        let mut parts = [0.0f32; 16];
+        let mut whole = scores.chunks_exact_mut(16);
+        for scores in &mut whole {
+            for (s, p) in scores.iter_mut().zip(&mut parts) {
+                *s = exp_or_zero(*s - largest);
+                *p += *s;
+            }
         }
-        [largest, 1.0 / sum(scores, |v| v)]
+        for (s, p) in whole.into_remainder().iter_mut().zip(&mut parts) {
+            *s = exp_or_zero(*s - largest);
+            *p += *s;
+        }
+        *statistics = [largest, statistics[1] * shrink + fold(parts)];
+        shrink
     }
 
     /// Scores to probabilities p, and dp to the gradients of the scores: `p · (dp - dot)`.
-    fn score_gradients(p: &mut [f32], dp: &mut [f32], statistics: [f32; 2], dot: f32) {
+    fn score_gradients(p: &mut [f32], dp: &mut [f32], row: [f32; 3]) {
+        let [largest, inverse, dot] = row;
         for (p, dp) in p.iter_mut().zip(dp) {
-            *p = exp_or_zero(*p - statistics[0]) * statistics[1];
+            *p = exp_or_zero(*p - largest) * inverse;
             *dp = *p * (*dp - dot);
         }
     }

@@ -81,8 +81,9 @@ pub(crate) fn sum_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f3
     fold(parts)
 }
 
+/// The sum of the parts, in the order of [`sum`].
 #[inline(always)]
-fn fold(mut parts: [f32; 16]) -> f32 {
+pub(crate) fn fold(mut parts: [f32; 16]) -> f32 {
     for width in [8, 4, 2, 1] {
         for j in 0..width {
             parts[j] += parts[j + width];

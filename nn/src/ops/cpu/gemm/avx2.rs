@@ -2,11 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{Matrix, PANEL, Right};
+use super::{Matrix, Right};
 
 /// Rows of the largest tile.
 const ROWS: usize = 6;
-/// Columns of a tile.
+/// Columns of a tile, and of a packed panel.
 const COLUMNS: usize = 16;
 /// Depth of a block: that part of the tile's columns and rows stays in the first-level cache.
 const DEPTH: usize = 256;
@@ -137,7 +137,7 @@ unsafe fn tile<const M: usize, const N: usize, const PACKED: bool, const LAYOUT:
     let mut acc = [[_mm256_setzero_ps(); N]; M];
     let row = if LAYOUT == COLUMNS_APART { 1 } else { t.row };
     let column = if LAYOUT == ROWS_APART { 1 } else { t.column };
-    let step = if PACKED { PANEL } else { t.step };
+    let step = if PACKED { COLUMNS } else { t.step };
     // Two chains of addresses: one would take longer than the products.
     let (mut a, mut lower, mut b) = (t.a, t.a.wrapping_add(M / 2 * row), t.b);
     // SAFETY: the caller's promise; the pointers are only read within `depth` steps.

@@ -2,10 +2,12 @@
 
 use std::arch::x86_64::*;
 
-use super::{Matrix, PANEL, Right};
+use super::{Matrix, Right};
 
 /// Rows of the largest tile.
 const ROWS: usize = 14;
+/// Columns of a tile, and of a packed panel.
+const COLUMNS: usize = 32;
 /// Depth of a block: a panel's part of that depth and the tile's rows stay in the first-level cache.
 const DEPTH: usize = 256;
 
@@ -27,7 +29,7 @@ struct Tile {
 }
 
 /// # Safety
-/// AVX-512F is there; a, right and c hold what [`super::gemm_packed`] asserts.
+/// AVX-512F is there; a, right and c hold what [`super::product`] asserts.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn product(
     [m, n, k]: [usize; 3],
@@ -40,8 +42,8 @@ pub(super) unsafe fn product(
     let blocks = k.div_ceil(DEPTH).max(1);
     for block in 0..blocks {
         let (first, last) = (block * k / blocks, (block + 1) * k / blocks);
-        for column in (0..n).step_by(PANEL) {
-            let columns = PANEL.min(n - column);
+        for column in (0..n).step_by(COLUMNS) {
+            let columns = COLUMNS.min(n - column);
             let mut row = 0;
             while row < m {
                 let count = tile_rows(m - row);

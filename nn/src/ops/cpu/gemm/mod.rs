@@ -15,8 +15,14 @@ use super::{
     simd::{Level, level},
 };
 
-/// Columns of a packed panel.
-const PANEL: usize = 32;
+/// Columns of a packed panel: those of the kernels' tiles. A tile that used half of a wider panel would reach half of the sets of
+/// the first-level cache, and the panel would not stay there.
+fn panel_width() -> usize {
+    match level() {
+        Level::Avx2 => 16,
+        Level::Avx512 | Level::Portable => 32,
+    }
+}
 
 /// A matrix over a slice: element (i, j) is `data[i * rows + j * columns]`.
 #[derive(Clone, Copy)]
@@ -65,8 +71,8 @@ impl Packed {
         let k = parts.len() * rows;
         assert!(parts.iter().all(|p| p.holds(rows, n)), "gemm: matrix outside its slice");
         let mut data = Aligned::fresh(packed_len(k, n));
-        data.get_mut().par_chunks_exact_mut(PANEL * k).enumerate().for_each(|(panel, out)| {
-            for (part, out) in parts.iter().zip(out.chunks_exact_mut(PANEL * rows)) {
+        data.get_mut().par_chunks_exact_mut(panel_width() * k).enumerate().for_each(|(panel, out)| {
+            for (part, out) in parts.iter().zip(out.chunks_exact_mut(panel_width() * rows)) {
                 pack::panel(part, n, panel, out);
             }
         });
@@ -91,8 +97,8 @@ impl Packed {
 }
 
 /// Length of `[k, n]` packed.
-const fn packed_len(k: usize, n: usize) -> usize {
-    n.div_ceil(PANEL) * PANEL * k
+fn packed_len(k: usize, n: usize) -> usize {
+    n.next_multiple_of(panel_width()) * k
 }
 
 /// Rows of a first factor up to which it does not pay to pack the second.
@@ -118,7 +124,27 @@ pub(crate) struct Lent<'a> {
 impl Lent<'_> {
     /// As [`gemm`].
     pub(crate) fn product(&self, m: usize, c: (&mut [f32], usize), accumulate: bool, factor: f32, a: Matrix<'_>) {
-        product([m, self.n, self.k], c, accumulate, factor, a, Right::Panels { data: self.data, k: self.k, first: 0 });
+        self.product_part(0..self.k, m, c, accumulate, factor, a);
+    }
+
+    /// The product with rows `part` only. a: `[m, part]`.
+    pub(crate) fn product_part(
+        &self,
+        part: Range<usize>,
+        m: usize,
+        c: (&mut [f32], usize),
+        accumulate: bool,
+        factor: f32,
+        a: Matrix<'_>,
+    ) {
+        let right = Right::Panels { data: self.data, k: self.k, first: part.start };
+        product([m, self.n, part.len()], c, accumulate, factor, a, right);
+    }
+
+    /// Columns `part` only, which begin at a multiple of 32.
+    pub(crate) fn columns(&self, part: Range<usize>) -> Self {
+        assert!(part.start.is_multiple_of(panel_width()) && part.end <= self.n, "gemm: columns {part:?} of {}", self.n);
+        Self { data: &self.data[part.start * self.k..], k: self.k, n: part.len() }
     }
 }
 
@@ -126,7 +152,7 @@ impl Lent<'_> {
 pub(crate) fn with_packed<R>(b: Matrix<'_>, [k, n]: [usize; 2], f: impl FnOnce(Lent<'_>) -> R) -> R {
     assert!(b.holds(k, n), "gemm: matrix outside its slice");
     with_scratch(packed_len(k, n), |data| {
-        for (panel, out) in data.chunks_exact_mut(PANEL * k.max(1)).enumerate() {
+        for (panel, out) in data.chunks_exact_mut(panel_width() * k.max(1)).enumerate() {
             pack::panel(&b, n, panel, out);
         }
         f(Lent { data, k, n })
@@ -136,7 +162,7 @@ pub(crate) fn with_packed<R>(b: Matrix<'_>, [k, n]: [usize; 2], f: impl FnOnce(L
 /// A second factor, ready for the kernels.
 #[derive(Clone, Copy)]
 enum Right<'a> {
-    /// Panel after panel of [`PANEL`] columns, `[k][PANEL]` each, of which rows `first..` are used.
+    /// Panel after panel of [`panel_width`] columns, `[k][panel_width]` each, of which rows `first..` are used.
     Panels { data: &'a [f32], k: usize, first: usize },
     /// Where it lies: rows one after another, `width` apart.
     Rows { data: &'a [f32], width: usize },
@@ -152,15 +178,18 @@ impl Right<'_> {
     /// Where element (row, column) lies.
     fn offset(&self, row: usize, column: usize) -> usize {
         match self {
-            Self::Panels { k, first, .. } => (column / PANEL * k + first + row) * PANEL + column % PANEL,
+            Self::Panels { k, first, .. } => {
+                let panel = panel_width();
+                (column / panel * k + first + row) * panel + column % panel
+            }
             Self::Rows { width, .. } => row * width + column,
         }
     }
 
     /// From row to row.
-    const fn step(&self) -> usize {
+    fn step(&self) -> usize {
         match self {
-            Self::Panels { .. } => PANEL,
+            Self::Panels { .. } => panel_width(),
             Self::Rows { width, .. } => *width,
         }
     }
@@ -198,8 +227,9 @@ fn product([m, n, k]: [usize; 3], (c, width): (&mut [f32], usize), accumulate: b
 
 /// The product through the `gemm` crate, which knows the vectors of other processors.
 fn portable([m, n, k]: [usize; 3], (c, width): (&mut [f32], usize), accumulate: bool, factor: f32, a: Matrix<'_>, b: Right<'_>) {
-    for first in (0..n).step_by(PANEL) {
-        let columns = PANEL.min(n - first);
+    let panel = panel_width();
+    for first in (0..n).step_by(panel) {
+        let columns = panel.min(n - first);
         // SAFETY: the caller's assertion bounds every address that m, columns, k and the strides can form in a, b and c, and c is
         // borrowed mutably, so that it overlaps neither a nor b.
         unsafe {
@@ -267,6 +297,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    #[allow(clippy::unwrap_used)]
+    fn the_products_of_lesser_processors() {
+        let lesser = [("avx2", Level::Avx2), ("portable", Level::Portable)].into_iter().filter(|(_, l)| *l < level());
+        for (name, _) in lesser {
+            let run = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["gemm::tests", "--skip", "lesser_processors"])
+                .env("STRATA_SIMD", name)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&run.stdout).into_owned();
+            assert!(run.status.success() && said.contains("products_of_all_sizes_and_layouts ... ok"), "{name}: {said}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_lent_factor() {
+        let numbers = Key::new(3, "gemm").normal(1 << 14);
+        let (left, right) = numbers.split_at(1 << 13);
+        let (a, b) = (Matrix::rows(left, 50), Matrix::rows(right, 70));
+        with_packed(b, [50, 70], |packed| {
+            let mut c = vec![1.0; 9 * 38];
+            packed.columns(32..70).product(9, (&mut c, 38), true, 0.5, a);
+            close("columns", &c, &expected([9, 38, 50], true, 0.5, a, Matrix::rows(&right[32..], 70)));
+            let mut c = vec![0.0; 9 * 70];
+            packed.product_part(17..50, 9, (&mut c, 70), false, 1.0, Matrix::rows(&left[17..], 50));
+            let (a, b) = (Matrix::rows(&left[17..], 50), Matrix::rows(&right[17 * 70..], 70));
+            close("rows", &c, &expected([9, 70, 33], false, 1.0, a, b));
+        });
     }
 
     #[test]

@@ -1,14 +1,21 @@
 //! A matrix to panels of columns, as the kernels read it.
 
-use super::{Matrix, PANEL};
+use super::{Matrix, panel_width};
 #[cfg(target_arch = "x86_64")]
 use crate::ops::cpu::simd::{Level, level};
 
 /// Rows that a transposed matrix is read of at a time.
 const RUN: usize = 16;
 
-/// Writes columns `panel * PANEL..` as `[row][PANEL]`, zeros right of column `n`.
+/// Writes columns `panel * panel_width()..` as `[row][panel_width()]`, zeros right of column `n`.
 pub(super) fn panel(b: &Matrix<'_>, n: usize, panel: usize, out: &mut [f32]) {
+    match panel_width() {
+        16 => of_width::<16>(b, n, panel, out),
+        _ => of_width::<32>(b, n, panel, out),
+    }
+}
+
+fn of_width<const PANEL: usize>(b: &Matrix<'_>, n: usize, panel: usize, out: &mut [f32]) {
     let from = panel * PANEL;
     let width = PANEL.min(n - from);
     let data = &b.data[(from * b.columns).min(b.data.len())..];
@@ -25,17 +32,17 @@ pub(super) fn panel(b: &Matrix<'_>, n: usize, panel: usize, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if b.rows == 1 && level() != Level::Portable {
         // SAFETY: the feature is there.
-        return unsafe { transposed(data, b.columns, width, out) };
+        return unsafe { transposed::<PANEL>(data, b.columns, width, out) };
     }
     if b.rows > b.columns {
-        by_row(data, [b.rows, b.columns], width, out);
+        by_row::<PANEL>(data, [b.rows, b.columns], width, out);
     } else {
-        by_column(data, [b.rows, b.columns], width, out);
+        by_column::<PANEL>(data, [b.rows, b.columns], width, out);
     }
 }
 
 /// Along the rows, where the numbers of a row lie closer together.
-fn by_row(data: &[f32], [rows, columns]: [usize; 2], width: usize, out: &mut [f32]) {
+fn by_row<const PANEL: usize>(data: &[f32], [rows, columns]: [usize; 2], width: usize, out: &mut [f32]) {
     for (k, out) in out.chunks_exact_mut(PANEL).enumerate() {
         let line = &data[k * rows..=k * rows + (width - 1) * columns];
         for (out, v) in out.iter_mut().zip(line.iter().step_by(columns)) {
@@ -45,7 +52,7 @@ fn by_row(data: &[f32], [rows, columns]: [usize; 2], width: usize, out: &mut [f3
 }
 
 /// Along the columns, some rows at a time.
-fn by_column(data: &[f32], [rows, columns]: [usize; 2], width: usize, out: &mut [f32]) {
+fn by_column<const PANEL: usize>(data: &[f32], [rows, columns]: [usize; 2], width: usize, out: &mut [f32]) {
     for (block, out) in out.chunks_mut(RUN * PANEL).enumerate() {
         let count = out.len() / PANEL;
         for j in 0..width {
@@ -64,7 +71,7 @@ fn by_column(data: &[f32], [rows, columns]: [usize; 2], width: usize, out: &mut 
 /// AVX2 is there.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn transposed(data: &[f32], columns: usize, width: usize, out: &mut [f32]) {
+unsafe fn transposed<const PANEL: usize>(data: &[f32], columns: usize, width: usize, out: &mut [f32]) {
     let k = out.len() / PANEL;
     let squares = if width >= 8 { k / 8 * 8 } else { 0 };
     for row in (0..squares).step_by(8) {
@@ -75,7 +82,7 @@ unsafe fn transposed(data: &[f32], columns: usize, width: usize, out: &mut [f32]
             // SAFETY: rows row..row + 8 and columns column..column + 8 are inside data, whose last element is (k - 1, width - 1)
             // at least, and inside the panel.
             unsafe {
-                turn_square(data[column * columns + row..].as_ptr(), columns, out[row * PANEL + column..].as_mut_ptr());
+                turn_square::<PANEL>(data[column * columns + row..].as_ptr(), columns, out[row * PANEL + column..].as_mut_ptr());
             }
             j += 8;
         }
@@ -88,11 +95,11 @@ unsafe fn transposed(data: &[f32], columns: usize, width: usize, out: &mut [f32]
 }
 
 /// # Safety
-/// `from` reaches eight runs of eight, `distance` apart; `to` eight of eight, [`PANEL`] apart.
+/// `from` reaches eight runs of eight, `distance` apart; `to` eight of eight, PANEL apart.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn turn_square(from: *const f32, distance: usize, to: *mut f32) {
+unsafe fn turn_square<const PANEL: usize>(from: *const f32, distance: usize, to: *mut f32) {
     use std::arch::x86_64::*;
     // SAFETY: the caller's promise.
     let line: [__m256; 8] = std::array::from_fn(|i| unsafe { _mm256_loadu_ps(from.add(i * distance)) });
