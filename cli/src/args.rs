@@ -305,7 +305,7 @@ pub struct Decode {
 /// `strata convert`
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// An autoencoder of Strata or diffusers (run, folder or file), or any weight file
+    /// An autoencoder of Strata or diffusers (run, folder or file), a published diffusion model, or any weight file
     #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// A file NAME.safetensors: Strata's layout of an autoencoder, or weights under their own names. A folder: diffusers' layout of
@@ -315,9 +315,19 @@ pub struct Convert {
     /// Only change the container: every tensor under its own name, into OUT.safetensors
     #[arg(long)]
     pub plain: bool,
-    /// What a pipeline of diffusers is to multiply latents with
-    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
-    pub scaling_factor: f64,
+    /// IN is a diffusion model in the layout of latent diffusion, EDM or score-SDE, with this preset's network (`strata inspect
+    /// --preset list`). OUT becomes a folder that `strata sample` draws with
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// Change one setting of the preset, for example --set unet.classes=10
+    #[arg(long, value_name = "KEY=VALUE", requires = "preset")]
+    pub set: Vec<String>,
+    /// The autoencoder of the diffusion model's latents [default: the one in IN]
+    #[arg(long, value_name = "RUN|FILE", requires = "preset")]
+    pub autoencoder: Option<PathBuf>,
+    /// What the diffusion model, or a pipeline of diffusers, multiplies latents with [default: what IN says, else 1]
+    #[arg(long, value_name = "FACTOR")]
+    pub scaling_factor: Option<f64>,
 }
 
 /// `strata inspect`

@@ -7,6 +7,7 @@
 //! - [`stages`]: where to cut the range of sigma, from the data (Zhang, Lu et al. 2024).
 //! - [`unet`]: one encoder and a decoder per stage; [`model`]: the network as a denoiser, with its classes and stages.
 //! - [`denoiser`], [`guidance`], [`masked`]: the one contract, x0 from `x0 + sigma eps`, and what adapts to it.
+//! - [`import`]: models from published checkpoints.
 //! - [`noise`], [`training`]: which noise levels are learned, and the training loop.
 //! - [`sampler`], [`sampling`]: solvers as free functions; seeds and classes in, latents out.
 
@@ -14,6 +15,7 @@ pub mod denoiser;
 mod error;
 pub mod grid;
 pub mod guidance;
+pub mod import;
 pub mod masked;
 pub mod model;
 pub mod noise;

@@ -87,3 +87,42 @@ fn cli_convert_says_what_it_cannot_do() {
     assert!(stderr.contains(".safetensors"), "{stderr}");
     assert!(contents(folder.path()).is_empty());
 }
+
+/// A network in EDM's layout, small and of random weights, becomes a folder that samples.
+#[test]
+fn cli_a_published_diffusion_model_becomes_a_folder_to_sample_from() {
+    use strata_diffusion::unet::{KeyMap, UNet, UNetConfig};
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let sets = [
+        "unet.size=16",
+        "unet.in_channels=3",
+        "unet.out_channels=3",
+        "unet.width=16",
+        "unet.decoders=[{ width = 16 }, { width = 16 }, { width = 16 }]",
+    ];
+    let config: UNetConfig = serde_json::from_value(serde_json::json!({
+        "family": "song", "size": 16, "width": 16, "multipliers": [1, 2], "blocks": 1, "attention": [1], "heads": { "count": 1 },
+        "rescale": true, "resample": "block", "groups": 16, "decoders": [{ "width": 16 }, { "width": 16 }, { "width": 16 }],
+    }))
+    .unwrap();
+    let store = strata_nn::params::ParamStore::new(3, &candle_core::Device::Cpu);
+    UNet::new(&config, &store.root()).unwrap();
+    let tensors = KeyMap::published(&config).unwrap().export(&store.tensors()).unwrap();
+    strata_nn::weights::save(&folder.join("edm.safetensors"), &tensors, &Default::default()).unwrap();
+    let convert = |out: &str| {
+        let mut command = strata(folder);
+        command.args(["convert", "edm.safetensors", out, "--preset", "small-edm-multistage"]);
+        sets.iter().for_each(|set| drop(command.args(["--set", set])));
+        command
+    };
+    let text = output(&mut convert("model"));
+    assert!(text.contains("3 stages"), "{text}");
+    output(strata(folder).args(["sample", "model", "--out", "drawn", "--seeds", "0-1", "--steps", "3", "--quiet"]));
+    assert_eq!(image::open(folder.join("drawn/000001.png")).unwrap().width(), 16);
+    let stderr = refusal(convert("other").args(["--set", "unet.width=32"]));
+    assert!(stderr.contains("model.enc.16x16_conv.weight") && stderr.contains("expected"), "{stderr}");
+    let stderr = refusal(strata(folder).args(["convert", "edm.safetensors", "other", "--preset", "celebahq256-ldm"]));
+    assert!(stderr.contains("holds no autoencoder") && stderr.contains("--autoencoder"), "{stderr}");
+    assert!(!folder.join("other").exists());
+}

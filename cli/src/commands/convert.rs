@@ -17,6 +17,9 @@ pub fn run(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome> {
     if args.out.exists() && !empty {
         return Err(hinted(format!("{}: exists already", args.out.display()), "choose another OUT, or remove it"));
     }
+    if let Some(preset) = &args.preset {
+        return super::convert_published::run(args, preset, context);
+    }
     if args.input.is_dir() {
         ensure!(!args.plain, "--plain: expected a weight file, got the folder {}", args.input.display());
         return autoencoder(args, context);
@@ -32,7 +35,7 @@ pub fn run(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome> {
         Origin::Unknown => plain(&file, args),
         other => Err(hinted(
             format!("{}: {} cannot be converted into a model of Strata", args.input.display(), other.describe()),
-            "--plain only changes the container, into a safetensors file with the same names",
+            "a diffusion model needs --preset; --plain only changes the container, into a safetensors file with the same names",
         )),
     }
 }
@@ -48,9 +51,9 @@ fn autoencoder(args: &args::Convert, context: &Context) -> anyhow::Result<Outcom
         strata_autoencoder::save(&autoencoder, &args.out)?;
         "Strata"
     } else {
-        let usable = args.scaling_factor.is_finite() && args.scaling_factor > 0.0;
-        ensure!(usable, "--scaling-factor: expected a number above 0, got {}", args.scaling_factor);
-        strata_autoencoder::export_diffusers(&autoencoder, &args.out, args.scaling_factor)?;
+        let factor = args.scaling_factor.unwrap_or(1.0);
+        ensure!(factor.is_finite() && factor > 0.0, "--scaling-factor: expected a number above 0, got {factor}");
+        strata_autoencoder::export_diffusers(&autoencoder, &args.out, factor)?;
         "diffusers"
     };
     let count = autoencoder.store.element_count();

@@ -2,6 +2,7 @@
 //! function beside it, so that the demo has no code path of its own.
 
 pub mod convert;
+pub mod convert_published;
 pub mod data_convert;
 pub mod data_inspect;
 pub mod data_verify;

@@ -242,13 +242,16 @@ fn crossed(seen: u64, batch: usize, every: u64) -> bool {
     seen / every > (seen - batch as u64) / every
 }
 
-/// The frozen model of a weight file, or of the newest checkpoint of a run (its average).
+/// The frozen model of a weight file, of a folder with one ([`MODEL`]), or of the newest checkpoint of a run (its average).
 ///
 /// # Errors
 /// If there is no checkpoint or it is damaged.
 pub fn load(path: &Path, device: &Device) -> Result<Model> {
     Model::load(&weight_file(path)?, device)
 }
+
+/// The weights in a folder that holds a model alone, for sampling.
+pub const MODEL: &str = "model.safetensors";
 
 /// The weight file that [`load`] reads.
 ///
@@ -257,6 +260,10 @@ pub fn load(path: &Path, device: &Device) -> Result<Model> {
 pub fn weight_file(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());
+    }
+    let model = path.join(MODEL);
+    if model.is_file() {
+        return Ok(model);
     }
     strata_training::run::read_info(path)?;
     let newest = strata_training::run::checkpoints(path).pop();

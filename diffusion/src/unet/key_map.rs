@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use candle_core::{DType, Device, Tensor};
 use strata_nn::params::ParamStore;
 
+use super::{Family, UNetConfig, published};
 use crate::{Error, Result};
 
 /// How the numbers of our tensor lie in the published checkpoint.
@@ -24,7 +25,6 @@ pub(crate) enum Layout {
 /// more modules than a network has; a parameter is found by its module, and `weight` and `bias` keep their names.
 #[derive(Clone, Debug, Default)]
 pub struct KeyMap {
-    prefix: String,
     modules: BTreeMap<String, (Vec<String>, Layout)>,
     /// Whole names, for what is neither a weight nor a bias.
     tensors: BTreeMap<String, String>,
@@ -59,7 +59,48 @@ impl KeyMap {
     /// The same map for names that have `prefix` in front, for example `model.diffusion_model.` or `module.`.
     #[must_use]
     pub fn with_prefix(mut self, prefix: &str) -> Self {
-        self.prefix = format!("{prefix}{}", self.prefix);
+        let all = self.modules.values_mut().flat_map(|(names, _)| names).chain(self.tensors.values_mut());
+        all.for_each(|name| name.insert_str(0, prefix));
+        self.unused = self.unused.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)).collect();
+        self
+    }
+
+    /// The same map for parameters of ours that have `scope` in front, for example `unet.`.
+    #[must_use]
+    pub(crate) fn below(self, scope: &str) -> Self {
+        let modules = self.modules.into_iter().map(|(name, to)| (format!("{scope}{name}"), to)).collect();
+        let tensors = self.tensors.into_iter().map(|(name, to)| (format!("{scope}{name}"), to)).collect();
+        Self { modules, tensors, ..self }
+    }
+
+    /// The names in a published checkpoint of the network `config`: in latent diffusion's with `model.diffusion_model.` in front, in
+    /// EDM's with the `model.` of the wrapper, in score-SDE's of the bare module. Several decoders are those of the multistage
+    /// code.
+    ///
+    /// # Errors
+    /// If the names depend on `unet.size`, which is not given.
+    pub fn published(config: &UNetConfig) -> Result<Self> {
+        let several = config.decoders.len() > 1;
+        match config.family {
+            Family::Ldm => Ok(published::ldm::key_map(config, several, false)?.with_prefix("model.diffusion_model.")),
+            Family::Song | Family::Adm => {
+                let size =
+                    config.size.ok_or_else(|| Error::Config("`unet.size`: must be given, since names depend on it".into()))?;
+                published::edm::key_map(config, size, several)
+            }
+            Family::Ncsnpp => {
+                let mut map = published::score_sde::key_map(config, several);
+                // The table of noise levels, which nothing uses.
+                map.insert_unused_zeros("sigmas", &[1000])?;
+                Ok(map)
+            }
+        }
+    }
+
+    /// The same map with a table of classes, which is no part of the network.
+    #[must_use]
+    pub(crate) fn with_classes(mut self, ours: &str, published: &str) -> Self {
+        self.insert(ours, published, Layout::Same);
         self
     }
 
@@ -98,7 +139,7 @@ impl KeyMap {
 
     fn unexpected(&self, published: &HashMap<String, Tensor>, used: &BTreeSet<String>) -> Vec<String> {
         let sorted: BTreeMap<_, _> = published.iter().filter(|(name, _)| !used.contains(*name)).collect();
-        let unused = |name: &str| name.strip_prefix(&self.prefix).and_then(|name| self.unused.get(name));
+        let unused = |name: &str| self.unused.get(name);
         let problem = |(name, t): (&String, &Tensor)| match unused(name) {
             Some(known) if t.dims() == known.dims() => None,
             Some(known) => Some(format!("`{name}`: expected {:?}, got {:?}", known.dims(), t.dims())),
@@ -125,12 +166,12 @@ impl KeyMap {
     /// The tensors that a published checkpoint has without using them: with [`KeyMap::export`] of all parameters they make it
     /// complete.
     pub fn unused(&self) -> Vec<(String, Tensor)> {
-        self.unused.iter().map(|(name, value)| (format!("{}{name}", self.prefix), value.clone())).collect()
+        self.unused.clone().into_iter().collect()
     }
 
     fn place(&self, parameter: &str) -> Result<Place> {
         if let Some(published) = self.tensors.get(parameter) {
-            return Ok(Place { names: vec![format!("{}{published}", self.prefix)], layout: Layout::Same });
+            return Ok(Place { names: vec![published.clone()], layout: Layout::Same });
         }
         let (module, leaf) = parameter.rsplit_once('.').unwrap_or((parameter, ""));
         let Some((published, layout)) = self.modules.get(module) else {
@@ -141,7 +182,7 @@ impl KeyMap {
             (Layout::Nin, "bias") => "b",
             (_, leaf) => leaf,
         };
-        let names = published.iter().map(|module| format!("{}{module}.{leaf}", self.prefix)).collect();
+        let names = published.iter().map(|module| format!("{module}.{leaf}")).collect();
         Ok(Place { names, layout: *layout })
     }
 }

@@ -194,25 +194,12 @@ impl EdmUNetConfig {
     /// # Errors
     /// As [`EdmUNetConfig::translate`].
     pub fn key_map(&self) -> Result<KeyMap> {
-        let config = self.translate()?;
-        let plan = Plan::new(&config);
-        let mut names = Names { map: KeyMap::default(), config: &config, size: self.img_resolution };
-        for (ours, published) in EMBEDDINGS {
-            names.map.insert(*ours, *published, Layout::Same);
-        }
-        names.map.insert_tensor("time_embedding.frequencies", "model.map_noise.freqs");
-        names.map.insert("encoder.conv_in", names.at("model.enc", 0, "conv"), Layout::Same);
-        names.steps(&plan.encoder, "encoder", "model.enc", config.blocks)?;
-        for (stage, steps) in plan.decoders.iter().enumerate() {
-            let published = if self.de_model_channels.is_some() { format!("model.decs.{stage}") } else { "model.dec".into() };
-            names.steps(steps, &format!("decoders.{stage}"), &published, config.blocks + 1)?;
-            names.head(&format!("decoders.{stage}"), &published);
-        }
+        let mut map = key_map(&self.translate()?, self.img_resolution, self.de_model_channels.is_some())?;
         if let EdmPrecond::Iddpm { u, .. } = self.preconditioning()? {
             let u: Vec<f32> = u.iter().map(|u| *u as f32).collect();
-            names.map.insert_unused("u", Tensor::from_slice(&u, u.len(), &Device::Cpu)?);
+            map.insert_unused("u", Tensor::from_slice(&u, u.len(), &Device::Cpu)?);
         }
-        Ok(names.map)
+        Ok(map)
     }
 
     /// Widths of the encoder and of each decoder.
@@ -231,6 +218,25 @@ impl EdmUNetConfig {
             ))),
         }
     }
+}
+
+/// The names of the published checkpoint of our network `config` for images of `size`: of the `several` decoders of the multistage
+/// code or of the original one.
+pub(crate) fn key_map(config: &UNetConfig, size: usize, several: bool) -> Result<KeyMap> {
+    let plan = Plan::new(config);
+    let mut names = Names { map: KeyMap::default(), config, size };
+    for (ours, published) in EMBEDDINGS {
+        names.map.insert(*ours, *published, Layout::Same);
+    }
+    names.map.insert_tensor("time_embedding.frequencies", "model.map_noise.freqs");
+    names.map.insert("encoder.conv_in", names.at("model.enc", 0, "conv"), Layout::Same);
+    names.steps(&plan.encoder, "encoder", "model.enc", config.blocks)?;
+    for (stage, steps) in plan.decoders.iter().enumerate() {
+        let published = if several { format!("model.decs.{stage}") } else { "model.dec".into() };
+        names.steps(steps, &format!("decoders.{stage}"), &published, config.blocks + 1)?;
+        names.head(&format!("decoders.{stage}"), &published);
+    }
+    Ok(names.map)
 }
 
 const FAMILIES: &[(&str, Family)] =

@@ -123,28 +123,7 @@ impl LdmUNetConfig {
     /// # Errors
     /// As [`LdmUNetConfig::translate`].
     pub fn key_map(&self) -> Result<KeyMap> {
-        let config = self.translate()?;
-        let plan = Plan::new(&config);
-        let names = Names { ldm: self, config: &config };
-        let mut map = KeyMap::default();
-        for (ours, published) in [
-            ("time_embedding.linear1", "time_embed.0"),
-            ("time_embedding.linear2", "time_embed.2"),
-            ("class_embedding", "label_emb"),
-            ("encoder.conv_in", "input_blocks.0.0"),
-        ] {
-            map.insert(ours, published, Layout::Same);
-        }
-        for (i, step) in plan.encoder.iter().enumerate() {
-            names.step(&mut map, step, "encoder", &format!("input_blocks.{}", i + 1), 0);
-        }
-        for (step, first) in plan.middle.iter().zip([0, 2]) {
-            names.step(&mut map, step, "middle", "middle_block", first);
-        }
-        for (stage, steps) in plan.decoders.iter().enumerate() {
-            names.decoder(&mut map, stage, steps, plan.c_out[stage])?;
-        }
-        Ok(map)
+        key_map(&self.translate()?, self.stage_num.is_some(), self.use_new_attention_order)
     }
 
     fn decoder_widths(&self) -> Result<Vec<usize>> {
@@ -210,14 +189,41 @@ impl LdmUNetConfig {
     }
 }
 
+/// The names of the published checkpoint of our network `config`: of the `several` decoders of the multistage code or of the original
+/// one; `in_order`: whether rows are all q, all k, all v rather than head by head.
+pub(crate) fn key_map(config: &UNetConfig, several: bool, in_order: bool) -> Result<KeyMap> {
+    let plan = Plan::new(config);
+    let names = Names { config, several, in_order };
+    let mut map = KeyMap::default();
+    for (ours, published) in [
+        ("time_embedding.linear1", "time_embed.0"),
+        ("time_embedding.linear2", "time_embed.2"),
+        ("class_embedding", "label_emb"),
+        ("encoder.conv_in", "input_blocks.0.0"),
+    ] {
+        map.insert(ours, published, Layout::Same);
+    }
+    for (i, step) in plan.encoder.iter().enumerate() {
+        names.step(&mut map, step, "encoder", &format!("input_blocks.{}", i + 1), 0);
+    }
+    for (step, first) in plan.middle.iter().zip([0, 2]) {
+        names.step(&mut map, step, "middle", "middle_block", first);
+    }
+    for (stage, steps) in plan.decoders.iter().enumerate() {
+        names.decoder(&mut map, stage, steps, plan.c_out[stage])?;
+    }
+    Ok(map)
+}
+
 fn given(n: i64) -> Option<usize> {
     usize::try_from(n).ok()
 }
 
 /// Our names beside the published ones.
 struct Names<'a> {
-    ldm: &'a LdmUNetConfig,
     config: &'a UNetConfig,
+    several: bool,
+    in_order: bool,
 }
 
 const RESIDUAL: [(&str, &str); 6] = [
@@ -270,20 +276,20 @@ impl Names<'_> {
     }
 
     fn mixer(&self, map: &mut KeyMap, ours: &str, published: &str, heads: usize) {
-        if self.config.transformer.is_some() {
-            return self.transformer(map, &format!("{ours}.transformer"), published);
+        if let Some(transformer) = &self.config.transformer {
+            return self.transformer(map, &format!("{ours}.transformer"), published, transformer.depth);
         }
-        let layout = if self.ldm.use_new_attention_order { Layout::Same } else { Layout::QkvPerHead(heads) };
+        let layout = if self.in_order { Layout::Same } else { Layout::QkvPerHead(heads) };
         map.insert(format!("{ours}.attention.norm"), format!("{published}.norm"), Layout::Same);
         map.insert(format!("{ours}.attention.qkv"), format!("{published}.qkv"), layout);
         map.insert(format!("{ours}.attention.out"), format!("{published}.proj_out"), Layout::Same);
     }
 
-    fn transformer(&self, map: &mut KeyMap, ours: &str, published: &str) {
+    fn transformer(&self, map: &mut KeyMap, ours: &str, published: &str, depth: usize) {
         for name in ["norm", "proj_in", "proj_out"] {
             map.insert(format!("{ours}.{name}"), format!("{published}.{name}"), Layout::Same);
         }
-        for i in 0..self.ldm.transformer_depth {
+        for i in 0..depth {
             for (a, b) in TRANSFORMER_BLOCK {
                 map.insert(format!("{ours}.block{i}.{a}"), format!("{published}.transformer_blocks.{i}.{b}"), Layout::Same);
             }
@@ -292,9 +298,8 @@ impl Names<'_> {
 
     /// Published decoders put a level's upsampler into the entry of its last block.
     fn decoder(&self, map: &mut KeyMap, stage: usize, steps: &[Step], c_out: usize) -> Result<()> {
-        let several = self.ldm.stage_num.is_some();
         let ours = format!("decoders.{stage}");
-        let (blocks, out, ids) = if several {
+        let (blocks, out, ids) = if self.several {
             (format!("de_modules.{stage}"), format!("outs.{stage}"), format!("id_predictors.{stage}"))
         } else {
             ("output_blocks".into(), "out".into(), "id_predictor".into())

@@ -1,9 +1,9 @@
 //! The configurations of the published systems, and the names in their checkpoints.
 
-mod edm;
+pub(super) mod edm;
 mod edm_precond;
-mod ldm;
-mod score_sde;
+pub(super) mod ldm;
+pub(super) mod score_sde;
 
 pub use edm::EdmUNetConfig;
 pub use edm_precond::EdmPrecond;

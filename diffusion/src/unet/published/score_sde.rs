@@ -259,29 +259,33 @@ impl ScoreSdeConfig {
     /// # Errors
     /// As [`ScoreSdeConfig::translate`].
     pub fn key_map(&self) -> Result<KeyMap> {
-        let config = self.translate()?;
-        let plan = Plan::new(&config);
-        let several = self.model.de_nfs.is_some();
-        let mut names =
-            Names { map: KeyMap::default(), list: if several { "en_modules" } else { "all_modules" }.into(), next: 0 };
-        for ours in ["time_embedding.linear1", "time_embedding.linear2", "encoder.conv_in"] {
-            let entry = names.entry();
-            names.map.insert(ours, entry, Layout::Same);
-        }
-        names.steps(&plan.encoder, "encoder", config.input_pyramid);
-        names.steps(&plan.middle, "middle", config.input_pyramid);
-        for (stage, steps) in plan.decoders.iter().enumerate() {
-            if several {
-                (names.list, names.next) = (format!("de_modules.{stage}"), 0);
-            }
-            names.steps(steps, &format!("decoders.{stage}"), config.input_pyramid);
-            if !config.output_pyramid {
-                names.image(&format!("decoders.{stage}"), ["norm_out", "conv_out"]);
-            }
-        }
-        names.map.insert_unused("sigmas", self.model.sigmas()?);
-        Ok(names.map)
+        let mut map = key_map(&self.translate()?, self.model.de_nfs.is_some());
+        map.insert_unused("sigmas", self.model.sigmas()?);
+        Ok(map)
     }
+}
+
+/// The names of the bare module's state dict of our network `config`: of the `several` decoders of the multistage code or of the
+/// original one.
+pub(crate) fn key_map(config: &UNetConfig, several: bool) -> KeyMap {
+    let plan = Plan::new(config);
+    let mut names = Names { map: KeyMap::default(), list: if several { "en_modules" } else { "all_modules" }.into(), next: 0 };
+    for ours in ["time_embedding.linear1", "time_embedding.linear2", "encoder.conv_in"] {
+        let entry = names.entry();
+        names.map.insert(ours, entry, Layout::Same);
+    }
+    names.steps(&plan.encoder, "encoder", config.input_pyramid);
+    names.steps(&plan.middle, "middle", config.input_pyramid);
+    for (stage, steps) in plan.decoders.iter().enumerate() {
+        if several {
+            (names.list, names.next) = (format!("de_modules.{stage}"), 0);
+        }
+        names.steps(steps, &format!("decoders.{stage}"), config.input_pyramid);
+        if !config.output_pyramid {
+            names.image(&format!("decoders.{stage}"), ["norm_out", "conv_out"]);
+        }
+    }
+    names.map
 }
 
 impl ScoreSdeModel {

@@ -1,0 +1,97 @@
+//! `strata convert --preset`: a published diffusion checkpoint becomes a folder that `strata sample` draws with.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context as _, ensure};
+use strata_autoencoder::LoadedAutoencoder;
+use strata_diffusion::{
+    import::{import, scale_factor},
+    model::LatentScaling,
+    training::{DiffusionTraining, MODEL},
+    unet::Family,
+};
+use strata_nn::{checkpoint::Checkpoint, weights};
+use strata_training::{
+    settings::{Layers, resolve},
+    sha256_file,
+};
+
+use super::{settings, train_diffusion::AUTOENCODER};
+use crate::{Outcome, args, context::Context, hint::hinted};
+
+/// What the names of the autoencoder in a latent diffusion checkpoint begin with.
+const FIRST_STAGE: &str = "first_stage_model.";
+
+/// The conversion, of a checkpoint that `preset` describes. Files are written beside their place and renamed.
+///
+/// # Errors
+/// If the checkpoint cannot be read or is not of that network, or there is no autoencoder for its latents.
+pub fn run(args: &args::Convert, preset: &str, context: &Context) -> anyhow::Result<Outcome> {
+    ensure!(!args.plain, "--plain keeps names as they are; leave out --preset");
+    let preset = settings::find(DiffusionTraining::PRESETS, preset)?;
+    let layers = Layers { preset: Some(preset), sets: args.set.clone(), ..Layers::default() };
+    let (config, _): (DiffusionTraining, _) = resolve(layers)?;
+    let file = Checkpoint::open(&args.input)?;
+    let parent = args.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent)?;
+    let folder = tempfile::tempdir_in(parent).with_context(|| parent.display().to_string())?;
+    let latents = match config.unet.family {
+        Family::Ldm => latents(&file, &config, args, folder.path(), context)?,
+        _ => {
+            ensure!(args.autoencoder.is_none(), "--autoencoder: the samples of this network are pictures, not latents");
+            LatentScaling::pixels()
+        }
+    };
+    let model = import(&file, &config, latents, &context.device)?;
+    weights::save(&folder.path().join(MODEL), &model.store().tensors(), &model.metadata()?)?;
+    // The model comes last: a folder that has one is complete.
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    for name in [AUTOENCODER, MODEL] {
+        let file = folder.path().join(name);
+        if file.is_file() {
+            std::fs::rename(&file, args.out.join(name)).with_context(|| args.out.display().to_string())?;
+        }
+    }
+    let (count, stages) = (model.store().element_count(), model.stages());
+    println!("{}: a diffusion model of {count} parameters and {stages} stages, for `strata sample`", args.out.display());
+    Ok(Outcome::Done)
+}
+
+/// Writes the autoencoder into `folder`, and answers how its latents are scaled.
+fn latents(
+    file: &Checkpoint,
+    config: &DiffusionTraining,
+    args: &args::Convert,
+    folder: &Path,
+    context: &Context,
+) -> anyhow::Result<LatentScaling> {
+    let autoencoder = match &args.autoencoder {
+        Some(given) => strata_autoencoder::load(given, &context.device)?,
+        None => enclosed(file, folder, context)?,
+    };
+    let (expected, got) = (config.unet.in_channels, autoencoder.config.latent_channels);
+    ensure!(expected == got, "the autoencoder's latents: expected {expected} channels as the network has, got {got}");
+    let out = folder.join(AUTOENCODER);
+    strata_autoencoder::save(&autoencoder, &out)?;
+    let factor = match args.scaling_factor {
+        Some(given) => given as f32,
+        None => scale_factor(file)?.unwrap_or(1.0),
+    };
+    ensure!(factor.is_finite() && factor > 0.0, "--scaling-factor: expected a number above 0, got {factor}");
+    Ok(LatentScaling { scale: vec![factor], shift: vec![0.0], autoencoder_sha256: sha256_file(&out)? })
+}
+
+/// The autoencoder that a latent diffusion checkpoint holds beside the network.
+fn enclosed(file: &Checkpoint, folder: &Path, context: &Context) -> anyhow::Result<LoadedAutoencoder> {
+    let tensors = file.load_where(&context.device, |n| n.strip_prefix(FIRST_STAGE).map(ToString::to_string))?;
+    if tensors.is_empty() {
+        let what = format!("{}: holds no autoencoder (`{FIRST_STAGE}...`)", file.path().display());
+        return Err(hinted(what, "name the autoencoder of its latents with --autoencoder"));
+    }
+    let tensors: BTreeMap<_, _> = tensors.into_iter().collect();
+    let path = folder.join("first-stage.safetensors");
+    weights::save(&path, &tensors.into_iter().collect::<Vec<_>>(), &BTreeMap::new())?;
+    let loaded = strata_autoencoder::load(&path, &context.device)?;
+    std::fs::remove_file(&path)?;
+    Ok(loaded)
+}
