@@ -72,6 +72,7 @@ fn model_config(config: &DiffusionTraining, latents: LatentScaling, tensors: &Ha
         classes: unet.classes.or(rows.map(|rows| rows.saturating_sub(1))).unwrap_or(0),
         class_names: Vec::new(),
         attribute_names: Vec::new(),
+        text: None,
         shape: [unet.in_channels, size, size],
         parametrization: config.parametrization,
         schedule: config.schedule.clone(),

@@ -69,7 +69,7 @@ fn latents(
         Some(given) => strata_autoencoder::load(given, &context.device)?,
         None => enclosed(file, folder, context)?,
     };
-    let (expected, got) = (config.unet.in_channels, autoencoder.config.latent_channels);
+    let (expected, got) = (config.unet.in_channels, autoencoder.config.latent_channels());
     ensure!(expected == got, "the autoencoder's latents: expected {expected} channels as the network has, got {got}");
     let out = folder.join(AUTOENCODER);
     strata_autoencoder::save(&autoencoder, &out)?;
