@@ -124,7 +124,7 @@ fn cli_sampling_refuses_what_cannot_be_drawn() {
         (&["--grid", "trailing"], &["`trailing` expects a schedule of discrete indices"]),
         (&["--steps", "0"], &["`steps`: expected 1 or more, got 0"]),
         (&["--batch", "0", "--sigma-max=-3"], &["`batch`: expected 1 or more, got 0", "`sigma_min, sigma_max`"]),
-        (&["--guidance", "3"], &["guidance 3 needs a condition, but no class or attribute is asked for"]),
+        (&["--guidance", "3"], &["guidance 3 needs a condition, but no class, attribute or text is asked for"]),
         (&["--class", "birds"], &["no class `birds`", "cats, dogs"]),
         (&["--init-image", "stages.toml"], &["stages.toml", "not a picture"]),
     ] {

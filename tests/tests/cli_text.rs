@@ -57,7 +57,7 @@ fn cli_captions_are_embedded_once_and_prompts_decide_what_is_drawn() {
     encoder(&folder.join("encoder"), 0, WIDTH);
     captioned(&folder.join("pictures"));
     let train =
-        ["train", "autoencoder", "--data", "pictures", "--out", "autoencoder", "--size", "16", "--images", "32", "--quiet"];
+        ["train", "autoencoder", "--data", "pictures", "--out", "autoencoder", "--size", "16", "--images", "1600", "--quiet"];
     ok(folder, &train, SMALL_AUTOENCODER);
     let encode = ["encode", "--autoencoder", "autoencoder", "--data", "pictures", "--out", "latents"];
     let (text, stderr) = ok(folder, &encode, &["--text-encoder", "encoder", "--text-tokens", "4"]);
@@ -73,7 +73,7 @@ fn cli_captions_are_embedded_once_and_prompts_decide_what_is_drawn() {
     assert!(refusal(strata(folder).args(other)).contains("with 6 tokens"));
 
     let train =
-        ["train", "diffusion", "--latents", "latents", "--preset", "emoji-text", "--out", "run", "--images", "640", "--quiet"];
+        ["train", "diffusion", "--latents", "latents", "--preset", "emoji-text", "--out", "run", "--images", "4800", "--quiet"];
     let small = ["--set", "unet.width=16", "--set", "unet.groups=8", "--set", "unet.multipliers=[1,2]", "--batch", "8"];
     let decoders = ["--set", "unet.decoders=[{ width = 16, attention = [1] }]", "--set", "stage_policy=\"natural\""];
     let quick = ["--set", "optimizer.lr=4e-3", "--set", "lr_schedule={ kind = \"constant\" }"];

@@ -113,7 +113,9 @@ fn cli_a_published_diffusion_model_becomes_a_folder_to_sample_from() {
     let convert = |out: &str| {
         let mut command = strata(folder);
         command.args(["convert", "edm.safetensors", out, "--preset", "small-edm-multistage"]);
-        sets.iter().for_each(|set| drop(command.args(["--set", set])));
+        for set in sets {
+            command.args(["--set", set]);
+        }
         command
     };
     let text = output(&mut convert("model"));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 use safetensors::serialize;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::files::write_whole;
@@ -94,9 +94,9 @@ impl CaptionContexts {
         if header > len.saturating_sub(8) {
             return Err(failed(&format!("a header of {header} bytes in a file of {len}")));
         }
-        let mut bytes = vec![0; header as usize + 8];
-        file.read_exact_at(&mut bytes, 0).map_err(|e| failed(&e))?;
-        let (_, info) = SafeTensors::read_metadata(&bytes).map_err(|e| failed(&e))?;
+        let mut bytes = vec![0; header as usize];
+        file.read_exact_at(&mut bytes, 8).map_err(|e| failed(&e))?;
+        let info: Metadata = serde_json::from_slice(&bytes).map_err(|e| failed(&e))?;
         let text = info.metadata().as_ref().and_then(|m| m.get(DESCRIPTION)).ok_or_else(|| failed(&"no description"))?;
         let Description { source, texts } = serde_json::from_str(text).map_err(|e| failed(&e))?;
         let tensor = info.info(TENSOR).ok_or_else(|| failed(&"no tensor `context`"))?;

@@ -149,7 +149,11 @@ impl LatentWriter {
         if manifest.count == 0 {
             return Err(Error::argument("latents", "at least one", 0));
         }
-        write_whole(&self.dir, MANIFEST, to_json(&manifest)?.as_bytes())?;
+        if let Err(error) = write_whole(&self.dir, MANIFEST, to_json(&manifest)?.as_bytes()) {
+            // Another process that finished meanwhile has removed the unfinished file of ours.
+            let theirs = LatentManifest::read(&self.dir).map_err(|_| error)?;
+            return Ok(Finished::Complete(Box::new(theirs)));
+        }
         let done = |name: &String| [RECORD, PART, TEMPORARY, UNFINISHED].iter().any(|prefix| name.starts_with(prefix));
         names(&self.dir)?.iter().filter(|name| done(name)).try_for_each(|name| remove(&self.dir, name))?;
         Ok(Finished::Complete(Box::new(manifest)))
