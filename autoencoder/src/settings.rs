@@ -78,6 +78,11 @@ pub struct AdversarialTraining {
     pub loss: GanLoss,
     /// The discriminator's learning rate at its highest; 0: the autoencoder's.
     pub lr: f64,
+    /// Adam's decays for the discriminator. 0.5 and 0.9: the published models; more momentum lets the two networks swing around
+    /// each other.
+    pub beta1: f64,
+    /// Of squared gradients.
+    pub beta2: f64,
     /// The discriminator.
     pub discriminator: DiscriminatorConfig,
 }
@@ -85,7 +90,7 @@ pub struct AdversarialTraining {
 impl Default for AdversarialTraining {
     fn default() -> Self {
         let discriminator = DiscriminatorConfig::default();
-        Self { weight: 0.0, start_images: 0, loss: GanLoss::Hinge, lr: 0.0, discriminator }
+        Self { weight: 0.0, start_images: 0, loss: GanLoss::Hinge, lr: 0.0, beta1: 0.5, beta2: 0.9, discriminator }
     }
 }
 
@@ -281,6 +286,7 @@ impl AutoencoderTraining {
         self.validate_numbers()?;
         self.validate_adversarial()?;
         self.optimizer().validate()?;
+        self.discriminator_optimizer().validate()?;
         self.ema().validate()?;
         Ok(self.lr_schedule().validate()?)
     }
@@ -335,7 +341,8 @@ impl AutoencoderTraining {
 
     pub(crate) fn discriminator_optimizer(&self) -> AdamWConfig {
         let lr = if self.adversarial.lr > 0.0 { self.adversarial.lr } else { self.lr };
-        AdamWConfig { lr, ..self.optimizer() }
+        let (beta1, beta2) = (self.adversarial.beta1, self.adversarial.beta2);
+        AdamWConfig { lr, beta1, beta2, ..self.optimizer() }
     }
 
     pub(crate) fn ema(&self) -> EmaSchedule {
