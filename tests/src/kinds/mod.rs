@@ -10,6 +10,7 @@ pub mod conditioning;
 pub mod data;
 pub mod edm_unet;
 pub mod features;
+mod fetched;
 pub mod ldm_unet;
 pub mod metrics;
 pub mod optim;
@@ -30,7 +31,7 @@ pub type Run = fn(&Case) -> Result<Answer>;
 pub fn implementation(kind: &str) -> Option<Run> {
     Some(match kind {
         "ldm_class_embedder" | "ldm_spatial_rescaler" => conditioning::run,
-        "bert_text" | "clip_text" | "ldm_bert_embedder" | "t5_encoder" => text_encoders::run,
+        "bert_text" | "bert_text_real" | "clip_text" | "ldm_bert_embedder" | "t5_encoder" => text_encoders::run,
         "bert_wordpiece_tokenize" | "clip_bpe_tokenize" => tokenizers::run,
         "lpips_patchgan_loss" => adversarial::run,
         "ldm_autoencoder_kl"
@@ -72,8 +73,6 @@ pub const PENDING: &[&str] = &[
     // autoencoder
     // checkpoints
     "diffusers_repo",
-    // conditioning
-    "bert_text_real",
     // features
     "inception_v3_fid",
     // metrics

@@ -4,9 +4,12 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use strata_conditioning::text::{BertModel, ClipTextModel, LdmTextModel, T5Encoder, mean_pooled, normalized};
-use strata_nn::params::ParamStore;
+use strata_conditioning::text::{
+    BertModel, BertRules, ClipTextModel, LdmTextModel, Padding, T5Encoder, TextTokenizer, mean_pooled, normalized,
+};
+use strata_nn::{params::ParamStore, weights};
 
+use super::fetched::{Fetched, fetch};
 use crate::golden::{Answer, Case};
 
 /// Runs one case of these kinds.
@@ -16,6 +19,7 @@ use crate::golden::{Answer, Case};
 pub fn run(case: &Case) -> Result<Answer> {
     match case.kind.as_str() {
         "bert_text" => bert(case),
+        "bert_text_real" => bert_real(case),
         "clip_text" => clip(case),
         "ldm_bert_embedder" => ldm(case),
         "t5_encoder" => t5(case),
@@ -72,6 +76,32 @@ fn bert(case: &Case) -> Result<Answer> {
         answer.insert("out.pooler_output", pooled);
     }
     Ok(answer.with("out.last_hidden_state", last))
+}
+
+/// Published weights, which are fetched: a sentence encoder from text to vector.
+fn bert_real(case: &Case) -> Result<Answer> {
+    let config = configured(case, &BERT_KEYS, &["vocab", "texts", "max_length"])?;
+    let path = match fetch(case)? {
+        Fetched::File(path) => path,
+        Fetched::Nothing(why) => return Ok(Answer::not_run(why)),
+    };
+    let mut tensors = weights::load(&path, &Device::Cpu)?.tensors;
+    tensors.remove("embeddings.position_ids");
+    let store = ParamStore::new(0, &Device::Cpu);
+    let model = BertModel::new(&store.root(), &config, tensors.contains_key("pooler.dense.weight"))?;
+    store.load(&tensors, &path.display().to_string())?;
+    store.freeze();
+    let texts: Vec<String> = case.config()?.get("texts")?;
+    let (vocab, length): (String, usize) = (case.config()?.get("vocab")?, case.config()?.get("max_length")?);
+    let tokenizer = TextTokenizer::bert(&case.file(&vocab)?, BertRules::default(), length, Padding::Longest)?;
+    let tokens = tokenizer.encode(&texts)?;
+    let (ids, mask) = (tokens.tensor(&Device::Cpu)?, tokens.mask(&Device::Cpu)?);
+    let mean = mean_pooled(&model.forward(&ids, Some(&mask))?, &mask)?;
+    Ok(Answer::new()
+        .with("out.input_ids", ids.to_dtype(DType::I64)?)
+        .with("out.attention_mask", mask.to_dtype(DType::I64)?)
+        .with("out.sentence_embedding", normalized(&mean)?)
+        .with("out.mean_pooled", mean))
 }
 
 const CLIP_KEYS: [&str; 10] = [
