@@ -1,6 +1,6 @@
 //! Times whole training steps of a preset's model and the routing of a mixed batch, for `tests/bench/unet_step.sh`.
 //!
-//!     unet_step step PRESET SIDE BATCH STEPS [stage]    loss, gradients, AdamW and average; random images
+//!     unet_step step PRESET SIDE BATCH STEPS [stage] [recompute]    loss, gradients, AdamW and average; random images
 //!     unet_step routing PRESET SIDE BATCH STEPS         forward and backward of a mixed batch against one of a single stage
 //!
 //! In `routing` all decoders get the first one's layout, so that both batches have the same products to compute: what is left is
@@ -30,7 +30,11 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |i: usize| args[i].parse::<usize>();
     let answer = match args[0].as_str() {
-        "step" => step(&args[1], [number(2)?, number(3)?, number(4)?], args.get(5).map(|s| s.parse()).transpose()?)?,
+        "step" => {
+            let recompute = args.last().is_some_and(|last| last == "recompute");
+            let stage = args.get(5).filter(|s| *s != "recompute").map(|s| s.parse()).transpose()?;
+            step(&args[1], [number(2)?, number(3)?, number(4)?], stage, recompute)?
+        }
         "routing" => routing(&args[1], [number(2)?, number(3)?, number(4)?])?,
         other => return Err(format!("expected step or routing, got {other}").into()),
     };
@@ -38,11 +42,12 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Whole steps, each of samples of one stage (the given one, or all in turn).
-fn step(preset: &str, [side, batch, steps]: [usize; 3], stage: Option<usize>) -> Result<serde_json::Value> {
+/// Whole steps, each of samples of one stage (the given one, or all in turn), activations kept or computed anew.
+fn step(preset: &str, [side, batch, steps]: [usize; 3], stage: Option<usize>, recompute: bool) -> Result<serde_json::Value> {
     let config = training(preset)?;
     let channels = config.unet.in_channels;
-    let model = Model::new(&model_config(&config, [channels, side, side]), 0, &Device::Cpu)?;
+    let mut model = Model::new(&model_config(&config, [channels, side, side]), 0, &Device::Cpu)?;
+    model.checkpoint_activations(recompute);
     let mut optimizer = Optimizer::new(model.store().trainable(), config.optimizer)?;
     let mut ema = Ema::new(model.store(), config.ema)?;
     let mut seconds = Vec::new();
@@ -54,14 +59,14 @@ fn step(preset: &str, [side, batch, steps]: [usize; 3], stage: Option<usize>) ->
         let data = Batch { x0, eps, sigmas: vec![sigma; batch], labels, attributes: Vec::new(), context: None };
         let start = Instant::now();
         let grads = sample_losses(&model, &config, &data, Key::new(0, "dropout").step(i as u64))?.mean(0)?.backward()?;
-        optimizer.step(&grads, StepOptions { lr_multiplier: 1.0, max_grad_norm: Some(1.0) })?;
+        let options = StepOptions { lr_multiplier: 1.0, max_grad_norm: Some(1.0) };
+        optimizer.step_and_average(&grads, options, &mut ema, batch as u64)?;
         drop(grads);
-        ema.update(batch as u64)?;
         seconds.push(start.elapsed().as_secs_f64());
     }
     let first = seconds.remove(0);
     Ok(serde_json::json!({
-        "preset": preset, "side": side, "batch": batch, "stage": stage, "parameters": model.store().element_count(),
+        "preset": preset, "side": side, "batch": batch, "stage": stage, "recompute": recompute, "parameters": model.store().element_count(),
         "first_step": first, "seconds": median(&mut seconds), "peak_gib": peak_gib(),
     }))
 }

@@ -12,4 +12,5 @@ done
 [ "${1:-}" = --small ] && exit
 for stage in 0 1 2; do
     "$binary" step celebahq256-ldm-multistage 64 1 2 $stage
+    "$binary" step celebahq256-ldm-multistage 64 1 2 $stage recompute
 done
