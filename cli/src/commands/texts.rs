@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 use strata_conditioning::text::TextEncoder;
 use strata_datasets::{CaptionContexts, LatentSet, TextSource};
 use strata_diffusion::{model::Model, sampling::Prompts};
+use strata_training::sha256_file;
 
 use crate::{args, context::Context, hint::hinted};
 
@@ -24,7 +25,7 @@ const MAX_WARNINGS: usize = 5;
 /// If there are no captions, or embeddings of another encoder.
 pub fn embed_captions(dir: &Path, args: &args::Texts, context: &Context) -> anyhow::Result<()> {
     let Some(path) = &args.text_encoder else { return Ok(()) };
-    let encoder = open(path, args.text_tokens, &context.device)?;
+    let encoder = TextEncoder::open(path, args.text_tokens, &context.device)?;
     let latents = LatentSet::open(dir)?;
     let source = source(path, &encoder)?;
     if let Some(there) = latents.contexts() {
@@ -46,15 +47,11 @@ pub fn embed_captions(dir: &Path, args: &args::Texts, context: &Context) -> anyh
     Ok(())
 }
 
-fn open(path: &Path, tokens: Option<usize>, device: &Device) -> anyhow::Result<TextEncoder> {
-    Ok(TextEncoder::open(path, tokens, device)?)
-}
-
 fn source(path: &Path, encoder: &TextEncoder) -> anyhow::Result<TextSource> {
     let path = std::path::absolute(path).with_context(|| path.display().to_string())?;
     Ok(TextSource {
         encoder: path.display().to_string(),
-        sha256: encoder.sha256().to_string(),
+        sha256: sha256_file(encoder.weights())?,
         tokens: encoder.tokens(),
         width: encoder.width(),
     })
@@ -162,7 +159,7 @@ fn trained_encoder(trained: &TextSource, given: Option<&Path>, device: &Device) 
         let message = format!("the text encoder of this model is no longer at {}", path.display());
         return Err(hinted(message, format!("name its folder with --text-encoder; its weights are sha256 {}", trained.sha256)));
     }
-    let encoder = open(&path, Some(trained.tokens), device)?;
+    let encoder = TextEncoder::open(&path, Some(trained.tokens), device)?;
     ensure!(
         encoder.width() == trained.width,
         "{}: its embeddings are {} wide, the model was trained with {}",
@@ -170,12 +167,12 @@ fn trained_encoder(trained: &TextSource, given: Option<&Path>, device: &Device) 
         encoder.width(),
         trained.width
     );
-    if encoder.sha256() != trained.sha256 {
+    let sha256 = sha256_file(encoder.weights())?;
+    if sha256 != trained.sha256 {
         let message = format!(
-            "{}: not the text encoder of this model: it was trained with sha256 {}, this is {}",
+            "{}: not the text encoder of this model: it was trained with sha256 {}, this is {sha256}",
             path.display(),
-            trained.sha256,
-            encoder.sha256()
+            trained.sha256
         );
         return Err(hinted(message, "name the other one with --text-encoder"));
     }

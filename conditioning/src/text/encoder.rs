@@ -1,11 +1,13 @@
 //! A text encoder in its published folder: configuration, weights and tokenizer, as one thing that answers contexts.
 
-use std::{collections::HashMap, io::Read, path::Path};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use candle_core::{Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use strata_nn::{checkpoint::Checkpoint, params::ParamStore};
 
 use super::{BertConfig, BertModel, BertRules, ClipConfig, ClipTextModel, Cut, Padding, T5Config, T5Encoder, TextTokenizer};
@@ -22,7 +24,7 @@ pub struct TextEncoder {
     network: Network,
     tokenizer: TextTokenizer,
     width: usize,
-    sha256: String,
+    weights: PathBuf,
     device: Device,
 }
 
@@ -68,7 +70,7 @@ impl TextEncoder {
         let network = kind.network(&store, &tensors)?;
         store.load(&tensors, &path.display().to_string())?;
         store.freeze();
-        Ok(Self { network, tokenizer, width: kind.width(), sha256: sha256(&path)?, device: device.clone() })
+        Ok(Self { network, tokenizer, width: kind.width(), weights: path, device: device.clone() })
     }
 
     /// Numbers in a row.
@@ -81,9 +83,9 @@ impl TextEncoder {
         self.tokenizer.max_length()
     }
 
-    /// SHA-256 of the weight file, in hexadecimal.
-    pub fn sha256(&self) -> &str {
-        &self.sha256
+    /// The file that its weights are from.
+    pub fn weights(&self) -> &Path {
+        &self.weights
     }
 
     /// Contexts `[B, tokens, width]` float32, and what did not fit.
@@ -236,16 +238,4 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
 
 fn parse<T: DeserializeOwned>(json: &Value, path: &Path) -> Result<T> {
     serde_json::from_value(json.clone()).map_err(|e| Error::file(path, e))
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let mut file = std::fs::File::open(path).map_err(|e| Error::file(path, e))?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
-    loop {
-        let n = file.read(&mut buffer).map_err(|e| Error::file(path, e))?;
-        if n == 0 {
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-        hash.update(&buffer[..n]);
-    }
 }

@@ -49,21 +49,23 @@ impl<'a> Batches<'a> {
         start: u64,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let texts = data.contexts().filter(|_| model.text.is_some());
         let source = match data {
             TrainingData::Latents(set) => Source::latents(set, config.seed),
             TrainingData::Pictures(data) => Source::pictures(data, config, start, progress)?,
         };
-        Ok(Self { texts, ..Self::of(source, model, config, noise) })
+        Ok(Self::of(source, model, config, noise))
     }
 
     /// Batches of latents, from anywhere.
     pub fn of_latents(set: &'a LatentSet, model: &ModelConfig, config: &DiffusionTraining, noise: NoiseSampler) -> Self {
-        let texts = set.contexts().filter(|_| model.text.is_some());
-        Self { texts, ..Self::of(Source::latents(set, config.seed), model, config, noise) }
+        Self::of(Source::latents(set, config.seed), model, config, noise)
     }
 
     fn of(source: Source<'a>, model: &ModelConfig, config: &DiffusionTraining, noise: NoiseSampler) -> Self {
+        let texts = match &source {
+            Source::Latents { set, .. } if model.text.is_some() => set.contexts(),
+            _ => None,
+        };
         Self {
             source,
             noise,
@@ -72,7 +74,7 @@ impl<'a> Batches<'a> {
             classes: model.classes > 0,
             attributes: !model.attribute_names.is_empty(),
             class_dropout: config.class_dropout,
-            texts: None,
+            texts,
             text_dropout: config.text_dropout,
         }
     }
