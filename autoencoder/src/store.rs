@@ -50,6 +50,14 @@ impl LoadedAutoencoder {
     }
 }
 
+/// Names of the weights in a folder of diffusers, the first that is there counts.
+const PUBLISHED: [&str; 4] = [
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.bin.index.json",
+];
+
 /// The weight file that `path` stands for: itself, the averaged weights of a run directory's latest checkpoint, or those in a
 /// folder of diffusers.
 ///
@@ -62,8 +70,7 @@ pub fn weight_file(path: &Path) -> Result<PathBuf> {
     if !path.exists() {
         return Err(Error::file(path, "does not exist; expected an autoencoder's run directory or weight file"));
     }
-    let published = path.join("diffusion_pytorch_model.safetensors");
-    if published.is_file() {
+    if let Some(published) = PUBLISHED.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
         return Ok(published);
     }
     let folder = if path.join("state.json").is_file() { Some(path.to_path_buf()) } else { latest_checkpoint(path)? };
@@ -82,7 +89,8 @@ fn latest_checkpoint(path: &Path) -> Result<Option<PathBuf>> {
 
 /// The configuration that lies beside a weight file of diffusers: of the same name, as beside a copy, or `config.json`.
 pub fn config_file(file: &Path) -> Option<PathBuf> {
-    [file.with_extension("json"), file.with_file_name("config.json")].into_iter().find(|path| path.is_file())
+    let own = Some(file.with_extension("json")).filter(|own| own != file);
+    own.into_iter().chain([file.with_file_name("config.json")]).find(|path| path.is_file())
 }
 
 /// Loads the autoencoder that `path` stands for (see [`weight_file`]) onto `device`, frozen. A file of ours says what it is; for one

@@ -12,8 +12,12 @@ use crate::{
     Error, Result,
     model::{LatentScaling, Model, ModelConfig},
     training::DiffusionTraining,
-    unet::{Family, KeyMap},
+    unet::{Family, KeyMap, modern_name},
 };
+
+mod diffusers;
+
+pub use diffusers::{Parts, Scheduler, import_diffusers};
 
 const LDM: &str = "model.diffusion_model.";
 /// What the names of a bare network of latent diffusion begin with.
@@ -104,6 +108,8 @@ fn stored_names(file: &Checkpoint, family: Family) -> BTreeMap<String, String> {
             }
             found
         }
+        // Named by diffusers' own words, of 2022 or later.
+        Family::Diffusers => names.iter().map(|name| (modern_name(name), name.to_string())).collect(),
         Family::Song | Family::Adm => {
             let network = |name: &str| (name.starts_with("model.") || name == "u").then(|| name.to_string());
             prefer(&names, "ema.", &["net."], network)

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, schedule::SIGMA_CAP};
 
+/// More betas than any model was trained with.
+const MANY_STEPS: usize = 100_000;
+
 /// How beta depends on the index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -55,8 +58,8 @@ impl DiscreteConfig {
     /// The betas, in order of the index. Errors if they leave (0, 1) (the last may be 1 at zero terminal SNR).
     pub fn betas(&self) -> Result<Vec<f64>> {
         let n = self.steps;
-        if n < 2 {
-            return Err(Error::Config(format!("schedule: `steps` expected at least 2, got {n}")));
+        if !(2..=MANY_STEPS).contains(&n) {
+            return Err(Error::Config(format!("schedule: `steps` expected 2 to {MANY_STEPS}, got {n}")));
         }
         let line = |a: f64, b: f64, i: usize| a + (b - a) * i as f64 / (n - 1) as f64;
         let cosine = |i: usize| {

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Exchanges autoencoders with diffusers: the same images and latents through both, in both directions.
+"""Exchanges networks with diffusers: the same images, latents and noise through both, in both directions.
 
     tests/bench/exchange.sh [RUN ...]
 
-Without arguments: networks of diffusers (AutoencoderKL, VQModel, AutoencoderTiny) with random weights, saved by diffusers, run here,
-exported from here, and loaded by diffusers again. With arguments: autoencoders trained here (runs, or weight files), exported, and
+Without arguments: networks of diffusers (AutoencoderKL, VQModel, AutoencoderTiny, UNet2DModel, UNet2DConditionModel) with random
+weights, saved by diffusers, run here, exported from here, and loaded by diffusers again. With arguments: autoencoders trained here (runs, or weight files), exported, and
 loaded by diffusers. Prints the largest difference of each; fails above 1e-4, or if a weight comes back other than it went.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import diffusers
-from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel, UNet2DModel, VQModel
 from safetensors.torch import load_file, save_file
 
 TOLERANCE = 1e-4
@@ -111,15 +111,73 @@ def from_here(binary, trained, scratch):
         yield row(str(autoencoder), ours(binary, autoencoder, x, z, scratch), theirs(model, x, z), None)
 
 
+def unets():
+    """Small ones, each with parts that the others lack; inputs beside them, nothing square."""
+    torch.manual_seed(2)
+    sample, timestep = torch.randn(2, 4, 16, 24), torch.tensor([7, 801])
+    given = dict(sample=sample, timestep=timestep)
+    small = dict(in_channels=4, out_channels=4, norm_num_groups=4, layers_per_block=2, sample_size=16)
+    yield "UNet2DModel", given, UNet2DModel(
+        block_out_channels=(16, 24, 32),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        **small,
+    )
+    yield "UNet2DModel, as DDPM", given, UNet2DModel(
+        block_out_channels=(16, 16, 32),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        flip_sin_to_cos=False, freq_shift=1, downsample_padding=0, norm_eps=1e-6, attention_head_dim=None, **small,
+    )
+    yield "UNet2DModel, as ADM", dict(given, class_labels=torch.tensor([2, 0])), UNet2DModel(
+        block_out_channels=(16, 32),
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        resnet_time_scale_shift="scale_shift", num_class_embeds=3, upsample_type="resnet", downsample_type="resnet", **small,
+    )
+    told = dict(given, encoder_hidden_states=torch.randn(2, 5, 12))
+    crossing = dict(
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(16, 32), cross_attention_dim=12, **small,
+    )
+    yield "UNet2DConditionModel", told, UNet2DConditionModel(attention_head_dim=2, **crossing)
+    yield "UNet2DConditionModel, as 2.x", told, UNet2DConditionModel(
+        attention_head_dim=(2, 8), use_linear_projection=True, transformer_layers_per_block=2, **crossing
+    )
+
+
+def unets_of_diffusers(binary, scratch):
+    for name, given, model in unets():
+        saved, export = scratch / f"{name} saved", scratch / f"{name} exported"
+        model.eval().save_pretrained(saved)
+        save_file(given, scratch / "given.safetensors")
+        run(binary, saved, scratch / "given.safetensors", scratch / "computed.safetensors")
+        y = load_file(scratch / "computed.safetensors")["y"]
+        with torch.no_grad():
+            here = difference(y, model(**given).sample)
+        run(binary, saved, export)
+        back = type(model).from_pretrained(export).eval()
+        with torch.no_grad():
+            exported = difference(model(**given).sample, back(**given).sample)
+        before, after = model.state_dict(), back.state_dict()
+        unchanged = before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+        print(f"{name:40} here {here:.1e}  exported {exported:.1e}  {'weights the same' if unchanged else 'WEIGHTS DIFFER'}", flush=True)
+        yield here <= TOLERANCE and exported <= TOLERANCE and unchanged
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, required=True, help="the built example run_autoencoder")
+    parser.add_argument("--unet", type=Path, required=True, help="the built example run_unet")
     parser.add_argument("runs", type=Path, nargs="*", help="autoencoders trained here")
     options = parser.parse_args()
     print(f"PyTorch {torch.__version__}, diffusers {diffusers.__version__}")
     with tempfile.TemporaryDirectory() as scratch:
         binary, scratch = options.binary.resolve(), Path(scratch)
-        good = [*(from_here(binary, options.runs, scratch) if options.runs else from_diffusers(binary, scratch))]
+        if options.runs:
+            good = [*from_here(binary, options.runs, scratch)]
+        else:
+            good = [*from_diffusers(binary, scratch), *unets_of_diffusers(options.unet.resolve(), scratch)]
     sys.exit(0 if all(good) else f"above {TOLERANCE}")
 
 

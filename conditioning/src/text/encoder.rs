@@ -200,6 +200,10 @@ impl Kind {
 }
 
 fn tokenizer(dir: &Path, kind: &Kind, tokens: usize) -> Result<TextTokenizer> {
+    // A pipeline of diffusers keeps it in a folder of its own.
+    let beside = dir.with_file_name("tokenizer");
+    let own = ["tokenizer.json", "vocab.json", "vocab.txt"].iter().any(|name| dir.join(name).is_file());
+    let dir = if !own && beside.is_dir() { beside.as_path() } else { dir };
     let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
     let pad = config["pad_token"].as_str().or_else(|| config["pad_token"]["content"].as_str());
     let (json, vocab, words) = (dir.join("tokenizer.json"), dir.join("vocab.json"), dir.join("vocab.txt"));

@@ -13,8 +13,8 @@ use strata_nn::{
 use super::{
     Pass,
     attention::AttentionBlock,
-    config::{Heads, Resample, UNetConfig},
-    plan::{Direction, Plan, Step},
+    config::{Resample, UNetConfig},
+    plan::{Direction, Mixing, Plan, Step},
     pyramid::{Join, ToImage},
     residual::ResidualBlock,
     transformer::SpatialTransformer,
@@ -119,10 +119,13 @@ impl Layer {
         Ok(Arc::new(match *step {
             Step::Block { c_in, c_out, mixer, skip, .. } => Self::Block {
                 residual: Box::new(ResidualBlock::new(config, &scope, c_in, c_out, None)?),
-                mixer: mixer.map(|heads| Mixer::new(config, &scope, c_out, heads)).transpose()?,
+                mixer: mixer.map(|mixing| Mixer::new(config, &scope, c_out, mixing)).transpose()?,
                 skip,
             },
-            Step::Resample { channels, direction, .. } => Self::Resample(Resampler::new(config, &scope, channels, direction)?),
+            Step::Resample { channels, direction, level, .. } => {
+                let how = config.resample_to(level, direction);
+                Self::Resample(Resampler::new(config, &scope, channels, (how, direction))?)
+            }
             Step::Join { c_in, c_out, .. } => Self::Join(Join::new(config, &scope, c_in, c_out)?),
             Step::ToImage { channels, .. } => Self::ToImage(ToImage::new(config, &scope, channels)?),
         }))
@@ -168,12 +171,12 @@ enum Mixer {
 }
 
 impl Mixer {
-    fn new(config: &UNetConfig, scope: &Scope, channels: usize, heads: Heads) -> Result<Self> {
-        let count = heads
+    fn new(config: &UNetConfig, scope: &Scope, channels: usize, mixing: Mixing) -> Result<Self> {
+        let count = mixing
             .count(channels)
-            .ok_or_else(|| Error::Config(format!("{}: {channels} channels and {heads:?} do not agree", scope.path())))?;
+            .ok_or_else(|| Error::Config(format!("{}: {channels} channels and {:?} do not agree", scope.path(), mixing.heads)))?;
         match &config.transformer {
-            None => Ok(Self::Attention(AttentionBlock::new(config, &scope.pp("attention"), channels, count)?)),
+            None => Ok(Self::Attention(AttentionBlock::new(config, &scope.pp("attention"), channels, count, mixing.norm)?)),
             Some(t) => Ok(Self::Transformer(SpatialTransformer::new(config, t, &scope.pp("transformer"), channels, count)?)),
         }
     }
@@ -196,14 +199,12 @@ enum Resampler {
 }
 
 impl Resampler {
-    fn new(config: &UNetConfig, scope: &Scope, channels: usize, direction: Direction) -> Result<Self> {
-        let conv = |stride| {
-            let shape = Conv2dConfig { stride, padding: Padding::all(1) };
-            config.conv(&scope.pp("conv"), [channels, channels, 3], shape)
-        };
-        Ok(match (config.resample, direction) {
-            (Resample::Convolution, Direction::Down) => Self::Down(Some(conv(2)?)),
-            (Resample::Convolution, Direction::Up) => Self::Up(Some(conv(1)?)),
+    fn new(config: &UNetConfig, scope: &Scope, channels: usize, (how, direction): (Resample, Direction)) -> Result<Self> {
+        let conv = |stride, padding| config.conv(&scope.pp("conv"), [channels, channels, 3], Conv2dConfig { stride, padding });
+        let halving = if config.pads_right_below() { Padding::BOTTOM_RIGHT } else { Padding::all(1) };
+        Ok(match (how, direction) {
+            (Resample::Convolution, Direction::Down) => Self::Down(Some(conv(2, halving)?)),
+            (Resample::Convolution, Direction::Up) => Self::Up(Some(conv(1, Padding::all(1))?)),
             (Resample::Mean, Direction::Down) => Self::Down(None),
             (Resample::Mean, Direction::Up) => Self::Up(None),
             (Resample::Block, _) => {

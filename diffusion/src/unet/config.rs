@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::family::Family;
+use super::{details::Details, family::Family};
 use crate::{Error, Result};
 
 /// Configuration of a U-Net with one decoder per stage (Zhang, Lu et al. 2024). Level 0 is the full resolution; each further level
@@ -63,6 +63,9 @@ pub struct UNetConfig {
     pub groups: usize,
     /// Blocks begin as the identity and the output at zero, as published.
     pub zero_init: bool,
+    /// What it settles for itself where its family has a rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<Details>,
     /// One decoder per stage, stage 1 (nearest the data) first.
     pub decoders: Vec<DecoderConfig>,
 }
@@ -97,6 +100,7 @@ impl Default for UNetConfig {
             dropout: 0.0,
             groups: 32,
             zero_init: true,
+            details: None,
             decoders: vec![DecoderConfig { width: 224, attention: vec![1, 2, 3], heads: None }],
         }
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     config::{Resample, UNetConfig},
     cost::{Cost, CostInput, costs},
+    plan::Direction,
 };
 use crate::{Result, grid, noise::stage_of, schedule::Schedule};
 
@@ -210,8 +211,9 @@ fn levels(config: &UNetConfig, input: CostInput) -> Vec<Level> {
     let mut sees = 3;
     let one = |(level, multiplier): (usize, &usize)| {
         if level > 0 {
-            sees += halving(config) << (level - 1);
-            if config.resample == Resample::Block {
+            let how = config.resample_to(level, Direction::Down);
+            sees += halving(config, how) << (level - 1);
+            if how == Resample::Block {
                 sees += 4 << level;
             }
         }
@@ -228,8 +230,8 @@ fn levels(config: &UNetConfig, input: CostInput) -> Vec<Level> {
 }
 
 /// What one more position of the level below needs of the level above, less one.
-fn halving(config: &UNetConfig) -> usize {
-    match config.resample {
+fn halving(config: &UNetConfig, how: Resample) -> usize {
+    match how {
         Resample::Convolution => 2,
         Resample::Mean => 1,
         Resample::Block => config.filter.len() - 1,

@@ -77,12 +77,12 @@ impl NoiseEmbedding {
     fn waves(&self, config: &UNetConfig, c_noise: &[f32], device: &Device) -> Result<Tensor> {
         let n = config.wave_width();
         let cosines_first = match &self.waves {
-            WaveKind::Sinusoidal => ops::sinusoidal_embedding(c_noise, n, config.family.wave_shift(), device)?,
+            WaveKind::Sinusoidal => ops::sinusoidal_embedding(c_noise, n, config.wave_shift(), device)?,
             WaveKind::Fourier(frequencies) => {
                 ops::fourier_embedding(&Tensor::from_slice(c_noise, c_noise.len(), device)?, &frequencies.get())?
             }
         };
-        if !config.family.sines_first() {
+        if !config.sines_first() {
             return Ok(cosines_first);
         }
         let half = |i: usize| cosines_first.narrow(1, i * n / 2, n / 2);

@@ -7,7 +7,10 @@ use strata_nn::{
     params::{Init, Scope},
 };
 
-use super::config::{Heads, UNetConfig};
+use super::{
+    config::{Heads, UNetConfig},
+    plan::Mixing,
+};
 use crate::Result;
 
 /// Whose rules a network follows. Widths, levels, attention, resampling and the rest are settings in every family.
@@ -20,6 +23,8 @@ use crate::Result;
 /// | two blocks at the lowest level | shared | one pair per decoder | one pair per decoder | shared |
 /// | attention in a decoder's level | after every block | after the last | after every block | after the last |
 /// | vector of the condition joins | the embedding | the waves | the embedding | the embedding |
+///
+/// `diffusers` is as `ldm` in all of these but what [`Details`](super::Details) says, and its first convolution is as wide as level 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
@@ -32,6 +37,8 @@ pub enum Family {
     Adm,
     /// NCSN++ and DDPM++ of score-SDE.
     Ncsnpp,
+    /// `UNet2DModel` and `UNet2DConditionModel` of diffusers.
+    Diffusers,
 }
 
 /// Channels that a group of a norm has at least, outside latent diffusion.
@@ -41,7 +48,7 @@ impl Family {
     /// Epsilon of the norms, those of the spatial transformer excepted.
     pub(crate) fn eps(self) -> f64 {
         match self {
-            Self::Ldm | Self::Adm => 1e-5,
+            Self::Ldm | Self::Adm | Self::Diffusers => 1e-5,
             Self::Song | Self::Ncsnpp => 1e-6,
         }
     }
@@ -49,7 +56,7 @@ impl Family {
     /// Groups of a norm over `channels`.
     pub(crate) fn groups(self, groups: usize, channels: usize) -> usize {
         match self {
-            Self::Ldm => groups,
+            Self::Ldm | Self::Diffusers => groups,
             Self::Song | Self::Adm | Self::Ncsnpp => groups.min(channels / GROUP_CHANNELS),
         }
     }
@@ -57,7 +64,7 @@ impl Family {
     /// What is taken from half the number of waves before the exponents are divided by it.
     pub(crate) fn wave_shift(self) -> f64 {
         match self {
-            Self::Ldm | Self::Adm => 0.0,
+            Self::Ldm | Self::Adm | Self::Diffusers => 0.0,
             Self::Song | Self::Ncsnpp => 1.0,
         }
     }
@@ -89,7 +96,7 @@ impl Family {
 
     fn init(self) -> Init {
         match self {
-            Self::Ldm | Self::Adm => Init::FanIn,
+            Self::Ldm | Self::Adm | Self::Diffusers => Init::FanIn,
             Self::Song | Self::Ncsnpp => Init::Xavier { scale: 1.0 },
         }
     }
@@ -97,7 +104,7 @@ impl Family {
     /// Of layers that begin at, or next to, nothing.
     fn last_init(self) -> Init {
         match self {
-            Self::Ldm | Self::Adm => Init::ZEROS,
+            Self::Ldm | Self::Adm | Self::Diffusers => Init::ZEROS,
             Self::Song | Self::Ncsnpp => Init::Xavier { scale: 1e-5 },
         }
     }
@@ -106,7 +113,7 @@ impl Family {
     /// matrix, which is 0.2 of the variance of this one.
     fn qkv_init(self) -> Init {
         match self {
-            Self::Ldm | Self::Adm => Init::FanIn,
+            Self::Ldm | Self::Adm | Self::Diffusers => Init::FanIn,
             Self::Song | Self::Ncsnpp => Init::Xavier { scale: 0.2f64.sqrt() },
         }
     }
@@ -115,6 +122,7 @@ impl Family {
     fn attention_trailing(self) -> usize {
         match self {
             Self::Ldm => 1,
+            Self::Diffusers => 0,
             Self::Song | Self::Adm | Self::Ncsnpp => 2,
         }
     }
@@ -123,7 +131,7 @@ impl Family {
 /// The layers that all parts are made of.
 impl UNetConfig {
     pub(super) fn norm(&self, scope: &Scope, channels: usize) -> Result<GroupNorm> {
-        Ok(GroupNorm::new(scope, channels, self.family.groups(self.groups, channels), self.family.eps())?)
+        Ok(GroupNorm::new(scope, channels, self.family.groups(self.groups, channels), self.eps())?)
     }
 
     pub(super) fn conv3(&self, scope: &Scope, c_in: usize, c_out: usize) -> Result<Conv2d> {
@@ -163,16 +171,16 @@ impl UNetConfig {
     /// Channels of the first convolution.
     pub(crate) fn first_channels(&self) -> usize {
         match self.family {
-            Family::Adm => self.width * self.multipliers.first().copied().unwrap_or(1),
+            Family::Adm | Family::Diffusers => self.width * self.multipliers.first().copied().unwrap_or(1),
             Family::Ldm | Family::Song | Family::Ncsnpp => self.width,
         }
     }
 
-    /// Heads of attention over `channels` where it is placed; `None` where blocks so narrow have none.
-    pub(crate) fn mixer(&self, heads: Heads, channels: usize) -> Option<Heads> {
-        match heads {
+    /// Attention over `channels` at `level` where it is placed; `None` where blocks so narrow have none.
+    pub(crate) fn mixer(&self, heads: Heads, channels: usize, level: usize) -> Option<Mixing> {
+        match self.heads_at(level, heads) {
             Heads::AtLeast(width) if channels < width => None,
-            _ => Some(heads),
+            heads => Some(Mixing { heads, norm: true }),
         }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) enum Layout {
     QkvPerHead(usize),
     /// Head by head, the rows q, k, v of channel 0, then of channel 1, ...
     QkvInterleaved(usize),
+    /// One matrix or vector for each part of our rows.
+    Rows,
     /// Transposed matrices `W` with vectors `b` (score-SDE's NIN), one for each part of our rows.
     Nin,
 }
@@ -74,7 +76,7 @@ impl KeyMap {
     }
 
     /// The names in a published checkpoint of the network `config`: in latent diffusion's with `model.diffusion_model.` in front, in
-    /// EDM's with the `model.` of the wrapper, in score-SDE's of the bare module. Several decoders are those of the multistage
+    /// EDM's with the `model.` of the wrapper, in score-SDE's and diffusers' of the bare module. Several decoders are those of the multistage
     /// code.
     ///
     /// # Errors
@@ -88,6 +90,7 @@ impl KeyMap {
                     config.size.ok_or_else(|| Error::Config("`unet.size`: must be given, since names depend on it".into()))?;
                 published::edm::key_map(config, size, several)
             }
+            Family::Diffusers => published::diffusers::key_map(config),
             Family::Ncsnpp => {
                 let mut map = published::score_sde::key_map(config, several);
                 // The table of noise levels, which nothing uses.
@@ -198,7 +201,8 @@ impl Place {
     fn shape(&self, dims: &[usize]) -> Vec<usize> {
         match (self.layout, dims) {
             (Layout::Nin, &[rows, columns, ..]) => vec![columns, rows / self.names.len()],
-            (Layout::Nin, &[rows]) => vec![rows / self.names.len()],
+            (Layout::Nin | Layout::Rows, &[rows]) => vec![rows / self.names.len()],
+            (Layout::Rows, &[rows, columns, ..]) => vec![rows / self.names.len(), columns],
             _ => dims.to_vec(),
         }
     }
@@ -211,6 +215,7 @@ impl Place {
                 let parts = parts.iter().map(|t| if t.rank() == 2 { Ok(t.t()?) } else { Ok((*t).clone()) });
                 Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?.reshape(dims)?)
             }
+            (Layout::Rows, parts) => Ok(Tensor::cat(parts, 0)?.reshape(dims)?),
             (_, [t]) => Ok((*t).clone()),
             (layout, parts) => Err(Error::Config(format!("{} tensors cannot be one in the layout {layout:?}", parts.len()))),
         }
@@ -221,6 +226,10 @@ impl Place {
             Layout::Same => Ok(vec![t.clone()]),
             Layout::QkvPerHead(heads) => Ok(vec![permute_rows(t, [3, heads, rows(t, 3 * heads)], [1, 0, 2])?]),
             Layout::QkvInterleaved(heads) => Ok(vec![permute_rows(t, [3, heads, rows(t, 3 * heads)], [1, 2, 0])?]),
+            Layout::Rows => {
+                let flat = |part: Tensor| if part.rank() > 2 { part.flatten_from(1) } else { Ok(part) };
+                Ok(t.chunk(self.names.len(), 0)?.into_iter().map(flat).collect::<candle_core::Result<_>>()?)
+            }
             Layout::Nin => {
                 let turned = |part: Tensor| if part.rank() > 1 { part.flatten_from(1)?.t()?.contiguous() } else { Ok(part) };
                 Ok(t.chunk(self.names.len(), 0)?.into_iter().map(turned).collect::<candle_core::Result<_>>()?)

@@ -1,10 +1,10 @@
 //! The U-Nets: one encoder shared by all noise levels, one decoder per stage.
 //!
-//! - [`UNetConfig`] says what is built; its [`Family`] whose rules hold: latent diffusion's, those of EDM's two networks or those of
-//!   score-SDE. One decoder is the original network, several are the multistage one (Zhang, Lu et al. 2024).
+//! - [`UNetConfig`] says what is built; its [`Family`] whose rules hold: latent diffusion's, those of EDM's two networks, those of
+//!   score-SDE or those of diffusers. One decoder is the original network, several are the multistage one (Zhang, Lu et al. 2024).
 //! - [`UNet::forward`] routes each sample of a batch to the decoder of its stage.
 //! - [`costs`] counts parameters, multiply-accumulates and activations without building anything.
-//! - [`LdmUNetConfig`], [`EdmUNetConfig`], [`ScoreSdeConfig`] and [`KeyMap`] translate the published configurations and checkpoints.
+//! - [`LdmUNetConfig`], [`EdmUNetConfig`], [`ScoreSdeConfig`], [`DiffusersUNet`] and [`KeyMap`] translate the published configurations and checkpoints.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -30,6 +30,7 @@ mod coder;
 mod config;
 mod cost;
 mod describe;
+mod details;
 mod embedding;
 mod family;
 mod key_map;
@@ -52,9 +53,12 @@ use strata_nn::{ops, params::Scope, precision, random::Key};
 pub use config::{DecoderConfig, Heads, InputPyramid, Resample, TransformerConfig, UNetConfig, Waves};
 pub use cost::{Cost, CostInput, Costs, costs};
 pub use describe::{Description, Subject, describe};
+pub use details::Details;
 pub use family::Family;
 pub use key_map::KeyMap;
-pub use published::{EdmPrecond, EdmUNetConfig, LdmUNetConfig, ScoreSdeConfig};
+pub use published::{
+    DiffusersUNet, EdmPrecond, EdmUNetConfig, LdmUNetConfig, ScoreSdeConfig, diffusers_config_json, diffusers_keys, modern_name,
+};
 
 use crate::{Error, Result};
 use coder::{Decoder, Encoder};

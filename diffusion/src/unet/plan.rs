@@ -5,9 +5,9 @@ use super::config::{Heads, InputPyramid, UNetConfig};
 /// One step of an encoder or decoder.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// A residual block, then attention or a spatial transformer where `mixer` says with which heads. `skip`: it takes one from
+    /// A residual block, then attention or a spatial transformer where there is a `mixer`. `skip`: it takes one from
     /// the encoder, whose channels are counted in `c_in`.
-    Block { name: String, c_in: usize, c_out: usize, level: usize, mixer: Option<Heads>, skip: bool },
+    Block { name: String, c_in: usize, c_out: usize, level: usize, mixer: Option<Mixing>, skip: bool },
     /// A change of resolution; `level` is where it arrives.
     Resample { name: String, channels: usize, level: usize, direction: Direction },
     /// The image of the level above joins the encoder.
@@ -33,7 +33,7 @@ impl Step {
         }
     }
 
-    fn block(name: String, [c_in, c_out]: [usize; 2], level: usize, mixer: Option<Heads>) -> Self {
+    fn block(name: String, [c_in, c_out]: [usize; 2], level: usize, mixer: Option<Mixing>) -> Self {
         Self::Block { name, c_in, c_out, level, mixer, skip: false }
     }
 
@@ -43,6 +43,21 @@ impl Step {
             Direction::Up => format!("up{level}"),
         };
         Self::Resample { name, channels, level, direction }
+    }
+}
+
+/// What mixes positions after a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mixing {
+    pub(crate) heads: Heads,
+    /// Whether there is a norm before.
+    pub(crate) norm: bool,
+}
+
+impl Mixing {
+    /// Number of heads at `channels`; `None` if they cannot be divided.
+    pub(crate) fn count(self, channels: usize) -> Option<usize> {
+        self.heads.count(channels)
     }
 }
 
@@ -88,15 +103,16 @@ impl Plan {
 /// The two blocks at the lowest level; attention follows the first.
 fn pair(config: &UNetConfig, heads: Heads, c: usize, name: &str) -> Vec<Step> {
     let level = config.levels().saturating_sub(1);
-    let block = |n: usize, mixer: Option<Heads>| Step::block(format!("{name}{n}"), [c, c], level, mixer);
-    vec![block(0, config.mixer(heads, c)), block(1, None)]
+    let block = |n: usize, mixer: Option<Mixing>| Step::block(format!("{name}{n}"), [c, c], level, mixer);
+    let mixer = config.mixer(heads, c, level).filter(|_| config.middle_attends());
+    vec![block(0, mixer.map(|mixer| Mixing { norm: config.middle_norm(), ..mixer })), block(1, None)]
 }
 
 fn encoder(config: &UNetConfig, skips: &mut Vec<usize>) -> Vec<Step> {
     let (mut steps, mut c, mut n, mut image) = (Vec::new(), config.first_channels(), 0, config.in_channels);
     for (level, multiplier) in config.multipliers.iter().enumerate() {
         let c_out = config.width * multiplier;
-        let mixer = config.attention.contains(&level).then(|| config.mixer(config.heads, c_out)).flatten();
+        let mixer = config.attention.contains(&level).then(|| config.mixer(config.heads, c_out, level)).flatten();
         for _ in 0..config.blocks {
             steps.push(Step::block(format!("block{n}"), [c, c_out], level, mixer));
             c = c_out;
@@ -128,7 +144,7 @@ fn decoder(config: &UNetConfig, stage: usize, mut c: usize, skips: &[usize]) -> 
         let c_out = decoder.width * multiplier;
         for (i, skip) in skips.by_ref().take(config.blocks + 1).enumerate() {
             let attends = decoder.attention.contains(&level) && (i == config.blocks || !config.family.attends_last());
-            let mixer = attends.then(|| config.mixer(heads, c_out)).flatten();
+            let mixer = attends.then(|| config.mixer(heads, c_out, level)).flatten();
             steps.push(Step::Block { name: format!("block{n}"), c_in: c + skip, c_out, level, mixer, skip: true });
             c = c_out;
             n += 1;

@@ -80,9 +80,9 @@ impl<'a> Tally<'a> {
             Step::Block { c_in, c_out, level, mixer, .. } => {
                 let positions = self.positions(level);
                 self.residual(c_in, c_out, positions, positions);
-                let Some(heads) = mixer.and_then(|h| h.count(c_out)) else { return };
+                let (Some(heads), norm) = (mixer.and_then(|m| m.count(c_out)), mixer.is_some_and(|m| m.norm)) else { return };
                 match &self.config.transformer {
-                    None => self.attention(c_out, heads, positions),
+                    None => self.attention(c_out, heads, positions, norm),
                     Some(t) => self.transformer(t, c_out, heads, positions),
                 }
             }
@@ -155,7 +155,7 @@ impl<'a> Tally<'a> {
             Direction::Down => level - 1,
             Direction::Up => level + 1,
         });
-        match (self.config.resample, direction) {
+        match (self.config.resample_to(level, direction), direction) {
             (Resample::Convolution, Direction::Down) => self.conv(c, c, 3, after),
             (Resample::Convolution, Direction::Up) => {
                 self.floats(c * after);
@@ -175,8 +175,10 @@ impl<'a> Tally<'a> {
         self.floats(heads * queries * keys + queries * c);
     }
 
-    fn attention(&mut self, c: usize, heads: usize, positions: usize) {
-        self.norm(c, positions);
+    fn attention(&mut self, c: usize, heads: usize, positions: usize, norm: bool) {
+        if norm {
+            self.norm(c, positions);
+        }
         self.linear(c, 3 * c, positions, true);
         self.product(positions, positions, c, heads);
         self.linear(c, c, positions, true);

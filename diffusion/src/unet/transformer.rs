@@ -32,11 +32,12 @@ impl SpatialTransformer {
         heads: usize,
     ) -> Result<Self> {
         let widths = Widths { channels, context: transformer.context_width, heads };
+        let trailing = config.projection_trailing();
         Ok(Self {
             norm: GroupNorm::new(&scope.pp("norm"), channels, config.family.groups(config.groups, channels), GROUP_NORM_EPS)?,
-            proj_in: Linear::pointwise(&scope.pp("proj_in"), channels, channels, 2, Init::FanIn)?,
+            proj_in: Linear::pointwise(&scope.pp("proj_in"), channels, channels, trailing, Init::FanIn)?,
             blocks: (0..transformer.depth).map(|i| Block::new(&scope.pp(format!("block{i}")), widths)).collect::<Result<_>>()?,
-            proj_out: Linear::pointwise(&scope.pp("proj_out"), channels, channels, 2, config.last_init())?,
+            proj_out: Linear::pointwise(&scope.pp("proj_out"), channels, channels, trailing, config.last_init())?,
         })
     }
 

@@ -7,6 +7,11 @@ use super::{
 };
 use crate::{Error, Result};
 
+/// More than any network has of levels, of blocks or decoders, and of channels or classes.
+const MANY_LEVELS: usize = 16;
+const MANY_PARTS: usize = 1000;
+const MANY_CHANNELS: usize = 1 << 20;
+
 impl UNetConfig {
     /// Checks everything that can be known before an image is seen.
     ///
@@ -72,10 +77,19 @@ impl UNetConfig {
         ];
         let mut problems: Vec<String> =
             positive.iter().filter(|(_, n)| *n == 0).map(|(name, _)| format!("`{name}`: expected 1 or more, got 0")).collect();
-        if !self.width.is_multiple_of(2) {
-            problems.push(format!("`width`: expected an even number (half are cosines, half sines), got {}", self.width));
+        let too_large = self.size_problems(&positive);
+        if !too_large.is_empty() {
+            problems.extend(too_large);
+            return problems;
+        }
+        if !self.wave_width().is_multiple_of(2) {
+            problems.push(format!("`width`: expected an even number (half are cosines, half sines), got {}", self.wave_width()));
         }
         problems.extend(self.filter_problem());
+        problems.extend(self.details.iter().flat_map(|d| d.problems(self.levels())));
+        if self.details.is_some() && self.family != Family::Diffusers {
+            problems.push("`details`: only the family `diffusers` departs from its rules".into());
+        }
         if let Some(size) = self.size.filter(|_| self.levels() > 0)
             && let Err(e) = self.check_size(size, size)
         {
@@ -93,6 +107,26 @@ impl UNetConfig {
                 problems.push(format!("`decoders.{i}.width`: expected 1 or more, got 0"));
             }
             problems.extend(self.level_problems(&format!("decoders.{i}.attention"), &d.attention));
+        }
+        problems
+    }
+
+    /// Numbers that no machine can build, and whose products would overflow.
+    fn size_problems(&self, numbers: &[(&str, usize)]) -> Vec<String> {
+        let largest = |name: &str| match name {
+            "blocks" | "transformer.depth" | "decoders" => MANY_PARTS,
+            _ => MANY_CHANNELS,
+        };
+        let multiplier = self.multipliers.iter().copied().max().unwrap_or(0);
+        let width = self.decoders.iter().map(|d| d.width).max().unwrap_or(0);
+        let levels = self.multipliers.len();
+        let widest = width.max(self.width).saturating_mul(multiplier);
+        let more = [("decoders.width", width), ("width times the largest of `multipliers`", widest)];
+        let over = numbers.iter().chain(&more).filter(|(name, n)| *n > largest(name));
+        let mut problems: Vec<String> =
+            over.map(|(name, n)| format!("`{name}`: expected at most {}, got {n}", largest(name))).collect();
+        if levels > MANY_LEVELS {
+            problems.push(format!("`multipliers`: expected at most {MANY_LEVELS} levels, got {levels}"));
         }
         problems
     }
@@ -129,10 +163,10 @@ impl UNetConfig {
                     break;
                 }
             }
-            if let Step::Block { c_out, mixer: Some(heads), .. } = step
-                && heads.count(*c_out).is_none()
+            if let Step::Block { c_out, mixer: Some(mixing), .. } = step
+                && mixing.count(*c_out).is_none()
             {
-                problems.push(format!("{path}: {c_out} channels cannot be divided into heads ({heads:?})"));
+                problems.push(format!("{path}: {c_out} channels cannot be divided into heads ({:?})", mixing.heads));
             }
         }
         problems

@@ -9,6 +9,8 @@ use strata_nn::checkpoint::{Checkpoint, Layout, Tensor};
 
 use crate::golden::{Answer, Case};
 
+mod diffusers;
+
 /// Runs one case of this area.
 ///
 /// # Errors
@@ -16,6 +18,7 @@ use crate::golden::{Answer, Case};
 pub fn run(case: &Case) -> Result<Answer> {
     match case.kind.as_str() {
         "import_checkpoint" => import_checkpoint(case),
+        "diffusers_repo" => diffusers::run(case),
         other => bail!("`{other}` is no kind of the area checkpoints"),
     }
 }

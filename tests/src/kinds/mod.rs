@@ -62,7 +62,7 @@ pub fn implementation(kind: &str) -> Option<Run> {
         | "min_snr_weights" | "vp_continuous" | "vp_discrete" | "zero_terminal_snr" => schedules::run,
         "dataset_listing" => data::run,
         "image_resize" | "lpips" => features::run,
-        "import_checkpoint" => checkpoints::run,
+        "import_checkpoint" | "diffusers_repo" => checkpoints::run,
         _ => return None,
     })
 }
@@ -70,9 +70,6 @@ pub fn implementation(kind: &str) -> Option<Run> {
 /// Kinds that no code implements yet: pending in the project's own cases, a failure in a directory given by `STRATA_GOLDEN_DIR`.
 /// None of them may have an arm above.
 pub const PENDING: &[&str] = &[
-    // autoencoder
-    // checkpoints
-    "diffusers_repo",
     // features
     "inception_v3_fid",
     // metrics

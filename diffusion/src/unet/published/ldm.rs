@@ -235,7 +235,7 @@ const RESIDUAL: [(&str, &str); 6] = [
     ("skip", "skip_connection"),
 ];
 
-const TRANSFORMER_BLOCK: [(&str, &str); 13] = [
+pub(super) const TRANSFORMER_BLOCK: [(&str, &str); 13] = [
     ("norm1", "norm1"),
     ("attention1.q", "attn1.to_q"),
     ("attention1.k", "attn1.to_k"),

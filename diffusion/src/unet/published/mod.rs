@@ -1,10 +1,12 @@
 //! The configurations of the published systems, and the names in their checkpoints.
 
+pub(super) mod diffusers;
 pub(super) mod edm;
 mod edm_precond;
 pub(super) mod ldm;
 pub(super) mod score_sde;
 
+pub use diffusers::{DiffusersUNet, diffusers_config_json, diffusers_keys, modern_name};
 pub use edm::EdmUNetConfig;
 pub use edm_precond::EdmPrecond;
 pub use ldm::LdmUNetConfig;
