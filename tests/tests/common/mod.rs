@@ -3,6 +3,7 @@
 // Every test binary uses its part of this.
 #![allow(dead_code)]
 
+pub mod hub;
 pub mod run;
 
 use std::{
