@@ -9,15 +9,20 @@ pub use data::{Data, DataConvert, DataInspect, DataVerify, Encode, Reading, Text
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod autoencoder;
+mod hub;
 mod sample;
 
 pub use autoencoder::{EvalCommand, EvalReconstruction, LpipsNetwork};
+pub use hub::{Pull, Push};
 pub use sample::{Output, Sample, Start, Wish};
 
 /// Trains multistage latent-diffusion models on your images, and draws with them.
 #[derive(Debug, Parser)]
 #[command(name = "strata", version, arg_required_else_help = true, propagate_version = true)]
-#[command(after_help = "Start with `strata demo`. DATA is a folder of images, or `emoji` for the built-in set.")]
+#[command(
+    after_help = "Start with `strata demo`. DATA is a folder of images, or `emoji` for the built-in set. Wherever a command takes weights or data, \
+                   hf:OWNER/NAME[@REV][/FILE] fetches them first."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -42,6 +47,9 @@ pub struct Global {
     /// Seed of everything random [default: the configuration's, 0]
     #[arg(long, global = true, value_name = "N")]
     pub seed: Option<u64>,
+    /// Use only what was fetched before, not the network
+    #[arg(long, global = true)]
+    pub offline: bool,
     /// No progress on stderr
     #[arg(long, short, global = true)]
     pub quiet: bool,
@@ -78,6 +86,10 @@ pub enum Command {
     /// Measure models
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Fetch a model or data set from a hub into the cache that Python's libraries share
+    Pull(Pull),
+    /// Upload a model with a card
+    Push(Push),
     /// Write weights in another layout
     Convert(Convert),
     /// Show what a file, run, folder or preset is
@@ -305,11 +317,12 @@ pub struct Decode {
 /// `strata convert`
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// An autoencoder of Strata or diffusers (run, folder or file), a published diffusion model, or any weight file
+    /// An autoencoder or a diffusion model of Strata or diffusers (run, folder or file), a published diffusion model, or any weight
+    /// file
     #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// A file NAME.safetensors: Strata's layout of an autoencoder, or weights under their own names. A folder: diffusers' layout of
-    /// an autoencoder
+    /// a model of Strata, or a folder to sample from of a diffusion model of diffusers
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
     /// Only change the container: every tensor under its own name, into OUT.safetensors
@@ -323,8 +336,11 @@ pub struct Convert {
     #[arg(long, value_name = "KEY=VALUE", requires = "preset")]
     pub set: Vec<String>,
     /// The autoencoder of the diffusion model's latents [default: the one in IN]
-    #[arg(long, value_name = "RUN|FILE", requires = "preset")]
+    #[arg(long, value_name = "RUN|FILE")]
     pub autoencoder: Option<PathBuf>,
+    /// The text encoder of a diffusion model of diffusers [default: the one in IN]
+    #[arg(long, value_name = "DIR")]
+    pub text_encoder: Option<PathBuf>,
     /// What the diffusion model, or a pipeline of diffusers, multiplies latents with [default: what IN says, else 1]
     #[arg(long, value_name = "FACTOR")]
     pub scaling_factor: Option<f64>,

@@ -1,5 +1,9 @@
 //! Progress: a bar on a terminal, plain lines otherwise.
 
+mod downloads;
+
+pub use downloads::{Downloads, size};
+
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},

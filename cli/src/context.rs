@@ -19,6 +19,8 @@ pub struct Context {
     pub interrupt: Interrupt,
     /// `--seed`, if given.
     pub seed: Option<u64>,
+    /// Whether only what was fetched before may be used.
+    pub offline: bool,
     /// Whether stderr is to be left alone.
     pub quiet: bool,
 }
@@ -43,7 +45,7 @@ impl Context {
             (false, true) => Box::new(Bars::default()),
             (false, false) => Box::new(Lines::default()),
         };
-        Ok(Self { device, progress, interrupt, seed: global.seed, quiet: global.quiet })
+        Ok(Self { device, progress, interrupt, seed: global.seed, offline: global.offline, quiet: global.quiet })
     }
 
     /// A line for a person, on stderr, unless `--quiet`.

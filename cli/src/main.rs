@@ -7,6 +7,7 @@ mod args;
 mod bars;
 mod commands;
 mod context;
+mod fetched;
 mod grid;
 mod hint;
 mod origin;
@@ -23,8 +24,7 @@ use context::Context;
 fn main() -> ExitCode {
     strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
-    let cli = Cli::parse();
-    match run(&cli) {
+    match run(Cli::parse()) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) => {
@@ -42,8 +42,9 @@ pub(crate) enum Outcome {
     Interrupted,
 }
 
-fn run(cli: &Cli) -> anyhow::Result<Outcome> {
+fn run(mut cli: Cli) -> anyhow::Result<Outcome> {
     let context = Context::new(&cli.global)?;
+    fetched::resolve(&mut cli.command, &context)?;
     match &cli.command {
         Command::Demo(args) => commands::demo::run(args, &context),
         Command::Data(DataCommand::Inspect(args)) => commands::data_inspect::run(args, &context),
@@ -56,6 +57,8 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Sample(args) => commands::sample::run(args, &context),
         Command::Decode(args) => commands::decode::run(args, &context),
         Command::Eval(EvalCommand::Reconstruction(args)) => commands::eval_reconstruction::run(args, &context),
+        Command::Pull(args) => commands::pull::run(args, &context),
+        Command::Push(args) => commands::push::run(args, &context),
         Command::Convert(args) => commands::convert::run(args, &context),
         Command::Inspect(args) => commands::inspect::run(args, &context),
     }

@@ -128,3 +128,26 @@ fn cli_a_published_diffusion_model_becomes_a_folder_to_sample_from() {
     assert!(stderr.contains("holds no autoencoder") && stderr.contains("--autoencoder"), "{stderr}");
     assert!(!folder.join("other").exists());
 }
+
+/// Networks of diffusers become folders to sample from, and go back with the same numbers.
+#[test]
+fn cli_networks_of_diffusers_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    output(strata(folder).arg("convert").arg(golden("diffusers_unet2d_ddpm/repo")).arg("model"));
+    output(strata(folder).args(["sample", "model", "--out", "drawn", "--seeds", "0-1", "--steps", "3", "--quiet"]));
+    assert_eq!(image::open(folder.join("drawn/000001.png")).unwrap().width(), 8);
+    output(strata(folder).args(["convert", "model", "back"]));
+    let before = Checkpoint::open(&golden("diffusers_unet2d_ddpm/repo/diffusion_pytorch_model.safetensors")).unwrap();
+    let after = Checkpoint::open(&folder.join("back/unet/diffusion_pytorch_model.safetensors")).unwrap();
+    assert_eq!(before.tensors().len(), after.tensors().len());
+    for a in before.tensors() {
+        let b = after.get(a.name()).unwrap();
+        assert!(a.shape() == b.shape() && a.read() == b.read(), "{}", a.name());
+    }
+    let index = std::fs::read_to_string(folder.join("back/model_index.json")).unwrap();
+    assert!(index.contains("DDPMPipeline") && index.contains("UNet2DModel"), "{index}");
+    let stderr = refusal(strata(folder).arg("convert").arg(golden("diffusers_pipeline_tiny/repo")).arg("told"));
+    assert!(stderr.contains("no text encoder") && stderr.contains("--text-encoder"), "{stderr}");
+    assert!(!folder.join("told").exists());
+}

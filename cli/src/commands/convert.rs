@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use strata_nn::checkpoint::Checkpoint;
 
+use super::convert_diffusers;
 use crate::{Outcome, args, context::Context, hint::hinted, origin::Origin};
 
 /// The command.
@@ -19,6 +20,16 @@ pub fn run(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome> {
     }
     if let Some(preset) = &args.preset {
         return super::convert_published::run(args, preset, context);
+    }
+    if !args.plain && convert_diffusers::class(&args.input).is_some() {
+        return convert_diffusers::import(args, context);
+    }
+    ensure!(
+        args.autoencoder.is_none() && args.text_encoder.is_none(),
+        "--autoencoder and --text-encoder: only for diffusion models of other programs"
+    );
+    if !args.plain && convert_diffusers::is_ours(&args.input) {
+        return convert_diffusers::export(args, context);
     }
     if args.input.is_dir() {
         ensure!(!args.plain, "--plain: expected a weight file, got the folder {}", args.input.display());
@@ -35,7 +46,7 @@ pub fn run(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome> {
         Origin::Unknown => plain(&file, args),
         other => Err(hinted(
             format!("{}: {} cannot be converted into a model of Strata", args.input.display(), other.describe()),
-            "a diffusion model needs --preset; --plain only changes the container, into a safetensors file with the same names",
+            "a diffusion model needs --preset, or diffusers' config.json beside it; --plain only changes the container, into a safetensors file with the same names",
         )),
     }
 }

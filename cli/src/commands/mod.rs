@@ -2,6 +2,7 @@
 //! function beside it, so that the demo has no code path of its own.
 
 pub mod convert;
+pub mod convert_diffusers;
 pub mod convert_published;
 pub mod data_convert;
 pub mod data_inspect;
@@ -13,6 +14,9 @@ pub mod encode;
 pub mod eval_reconstruction;
 pub mod inspect;
 pub mod inspect_weights;
+pub mod pull;
+pub mod push;
+mod push_card;
 pub mod sample;
 pub mod settings;
 pub mod stages;

@@ -47,7 +47,11 @@ pub fn embed_captions(dir: &Path, args: &args::Texts, context: &Context) -> anyh
     Ok(())
 }
 
-fn source(path: &Path, encoder: &TextEncoder) -> anyhow::Result<TextSource> {
+/// Which encoder it is, for those who use its embeddings.
+///
+/// # Errors
+/// If its weights cannot be read.
+pub fn source(path: &Path, encoder: &TextEncoder) -> anyhow::Result<TextSource> {
     let path = std::path::absolute(path).with_context(|| path.display().to_string())?;
     Ok(TextSource {
         encoder: path.display().to_string(),
