@@ -92,7 +92,9 @@ impl Job<'_> {
             out.seek(SeekFrom::Start(here)).map_err(io)?;
             report(here);
             let chunks = chunks(response, file.size - here);
-            while let Some(chunk) = next(&chunks, self.client.settings().silence)? {
+            let silence = self.client.settings().silence;
+            let broken = |why: String, here: u64| passing(format!("{why} after {here} of {} bytes", file.size));
+            while let Some(chunk) = next(&chunks, silence).map_err(|why| broken(why, here))? {
                 if (self.stop)() {
                     return Err(Error::Stopped.into());
                 }
@@ -199,12 +201,12 @@ fn chunks(response: Response<Body>, expected: u64) -> Receiver<Chunk> {
 }
 
 /// The next part; none at the end.
-fn next(chunks: &Receiver<Chunk>, silence: Duration) -> std::result::Result<Option<Vec<u8>>, Failure> {
+fn next(chunks: &Receiver<Chunk>, silence: Duration) -> std::result::Result<Option<Vec<u8>>, String> {
     match chunks.recv_timeout(silence) {
         Ok(Ok(chunk)) if chunk.is_empty() => Ok(None),
         Ok(Ok(chunk)) => Ok(Some(chunk)),
-        Ok(Err(e)) => Err(passing(format!("the connection broke: {e}"))),
-        Err(RecvTimeoutError::Timeout) => Err(passing(format!("nothing arrived for {} s", silence.as_secs_f64()))),
-        Err(RecvTimeoutError::Disconnected) => Err(passing("the connection broke")),
+        Ok(Err(e)) => Err(format!("the connection broke ({e})")),
+        Err(RecvTimeoutError::Timeout) => Err(format!("nothing arrived for {} s", silence.as_secs_f64())),
+        Err(RecvTimeoutError::Disconnected) => Err("the connection broke".to_string()),
     }
 }
