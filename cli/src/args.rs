@@ -9,12 +9,14 @@ pub use data::{Data, DataConvert, DataInspect, DataVerify, Encode, Reading, Text
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod autoencoder;
+mod eval;
 mod hub;
 mod sample;
 
-pub use autoencoder::{EvalCommand, EvalReconstruction, LpipsNetwork};
+pub use autoencoder::{EvalReconstruction, LpipsNetwork};
+pub use eval::{EvalCommand, EvalNearest, EvalStatistics, EvalTrainExtractor, Measure, Metric, Network, ResizeRule};
 pub use hub::{Pull, Push};
-pub use sample::{Output, Sample, Start, Wish};
+pub use sample::{Output, Sample, Solver, Start, Wish};
 
 /// Trains multistage latent-diffusion models on your images, and draws with them.
 #[derive(Debug, Parser)]

@@ -10,6 +10,7 @@ mod context;
 mod fetched;
 mod grid;
 mod hint;
+mod npz;
 mod origin;
 mod plot;
 mod report;
@@ -18,7 +19,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command, DataCommand, EvalCommand, TrainCommand};
+use args::{Cli, Command, DataCommand, EvalCommand, Metric, TrainCommand};
+use commands::eval::Asked;
 use context::Context;
 
 fn main() -> ExitCode {
@@ -42,6 +44,20 @@ pub(crate) enum Outcome {
     Interrupted,
 }
 
+fn eval(command: &EvalCommand, context: &Context) -> anyhow::Result<Outcome> {
+    match command {
+        EvalCommand::Fid(args) => commands::eval::run(Asked::Metric(Metric::Fid), args, context),
+        EvalCommand::Kid(args) => commands::eval::run(Asked::Metric(Metric::Kid), args, context),
+        EvalCommand::Is(args) => commands::eval::run(Asked::Metric(Metric::Is), args, context),
+        EvalCommand::Prdc(args) => commands::eval::run(Asked::Metric(Metric::Prdc), args, context),
+        EvalCommand::Fd(args) => commands::eval::run(Asked::Distance, args, context),
+        EvalCommand::Statistics(args) => commands::eval::statistics(args, context),
+        EvalCommand::TrainExtractor(args) => commands::eval::train_extractor(args, context),
+        EvalCommand::Nearest(args) => commands::eval::nearest(args, context),
+        EvalCommand::Reconstruction(args) => commands::eval_reconstruction::run(args, context),
+    }
+}
+
 fn run(mut cli: Cli) -> anyhow::Result<Outcome> {
     let context = Context::new(&cli.global)?;
     fetched::resolve(&mut cli.command, &context)?;
@@ -56,7 +72,7 @@ fn run(mut cli: Cli) -> anyhow::Result<Outcome> {
         Command::Stages(args) => commands::stages::run(args, &context),
         Command::Sample(args) => commands::sample::run(args, &context),
         Command::Decode(args) => commands::decode::run(args, &context),
-        Command::Eval(EvalCommand::Reconstruction(args)) => commands::eval_reconstruction::run(args, &context),
+        Command::Eval(command) => eval(command, &context),
         Command::Pull(args) => commands::pull::run(args, &context),
         Command::Push(args) => commands::push::run(args, &context),
         Command::Convert(args) => commands::convert::run(args, &context),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -266,6 +267,29 @@ impl Dataset {
         }
         let text = hex(&hash.finalize());
         Ok(self.0.fingerprint.get_or_init(|| text).clone())
+    }
+
+    /// SHA-256, in hexadecimal, over the content of the items at `indices`, in their order: the files' bytes, or the pixels where a layout
+    /// has no files, and how they are decoded. Two sets of equal pictures under other names have the same. Errors if one
+    /// cannot be read.
+    pub fn content_sha256(&self, indices: &[usize]) -> Result<String> {
+        let one = |&i: &usize| -> Result<[u8; 32]> {
+            let mut hash = Sha256::new();
+            match self.content(i)? {
+                Content::Encoded(bytes) => hash.update(bytes),
+                Content::Stored(image) => {
+                    hash.update(format!("{} {} {} {}", image.width, image.height, image.channels, image.orientation));
+                    hash.update(&image.pixels);
+                }
+            }
+            Ok(hash.finalize().into())
+        };
+        let mut all = Sha256::new();
+        for digest in indices.par_iter().map(one).collect::<Result<Vec<_>>>()? {
+            all.update(digest);
+        }
+        all.update(format!("{:?}", self.options().decode));
+        Ok(hex(&all.finalize()))
     }
 }
 

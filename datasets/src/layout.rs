@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{DatasetOptions, Source};
-use crate::readers::{celeba, cifar, edm, emoji, files, folder, lmdb, metadata, mnist, parquet, webdataset};
+use crate::readers::{celeba, cifar, edm, emoji, files, folder, lmdb, metadata, mnist, npz, parquet, webdataset};
 use crate::{Error, Result};
 
 /// The layouts that can be read.
@@ -38,13 +38,15 @@ pub enum Layout {
     Cifar10,
     /// MNIST's idx files.
     Mnist,
+    /// NumPy's archive with pictures `arr_0`, as evaluations exchange samples.
+    Npz,
     /// Tar shards.
     Webdataset,
     /// An LMDB environment of LSUN.
     LsunLmdb,
 }
 
-const NAMES: [(Layout, &str); 14] = [
+const NAMES: [(Layout, &str); 15] = [
     (Layout::Emoji, "emoji"),
     (Layout::ImageFolder, "image_folder"),
     (Layout::FlatFolder, "flat_folder"),
@@ -57,6 +59,7 @@ const NAMES: [(Layout, &str); 14] = [
     (Layout::Edm, "edm"),
     (Layout::Cifar10, "cifar10"),
     (Layout::Mnist, "mnist"),
+    (Layout::Npz, "npz"),
     (Layout::Webdataset, "webdataset"),
     (Layout::LsunLmdb, "lsun_lmdb"),
 ];
@@ -108,6 +111,7 @@ fn open_as(layout: Layout, path: &Path, options: &DatasetOptions) -> Result<Box<
         Layout::Edm => Box::new(edm::Edm::open(path)?),
         Layout::Cifar10 => Box::new(cifar::Cifar10::open(path)?),
         Layout::Mnist => Box::new(mnist::Mnist::open(path)?),
+        Layout::Npz => Box::new(npz::NpzPictures::open(path)?),
         Layout::Webdataset => Box::new(webdataset::WebDataset::open(path)?),
         Layout::LsunLmdb => Box::new(lmdb::Lmdb::open(path)?),
     })
@@ -121,11 +125,12 @@ fn detect(path: &Path) -> Result<Layout> {
     let name = path.to_string_lossy();
     Ok(match () {
         () if name.ends_with(".zip") => Layout::Edm,
+        () if name.ends_with(".npz") => Layout::Npz,
         () if parquet::is_parquet(&name) => Layout::HfParquet,
         () if name.ends_with(".mdb") => Layout::LsunLmdb,
         () if webdataset::is_archive(&name) && cifar::Cifar10::is_archive(path) => Layout::Cifar10,
         () if webdataset::is_archive(&name) => Layout::Webdataset,
-        () => return Err(Error::file(path, "expected a folder of pictures, or a .zip, .tar, .tar.gz or .parquet file")),
+        () => return Err(Error::file(path, "expected a folder of pictures, or a .zip, .npz, .tar, .tar.gz or .parquet file")),
     })
 }
 

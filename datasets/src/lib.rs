@@ -31,6 +31,7 @@ mod latents;
 mod layout;
 mod listing;
 mod loader;
+pub mod npz;
 mod order;
 mod picture;
 mod prepare;

@@ -7,12 +7,14 @@
 //! - [`stages`]: where to cut the range of sigma, from the data (Zhang, Lu et al. 2024).
 //! - [`unet`]: one encoder and a decoder per stage; [`model`]: the network as a denoiser, with its classes and stages.
 //! - [`denoiser`], [`guidance`], [`masked`]: the one contract, x0 from `x0 + sigma eps`, and what adapts to it.
+//! - [`evaluation`]: FID, KID, precision and recall, and what they are measured from.
 //! - [`import`]: models from published checkpoints.
 //! - [`noise`], [`training`]: which noise levels are learned, and the training loop.
 //! - [`sampler`], [`sampling`]: solvers as free functions; seeds and classes in, latents out.
 
 pub mod denoiser;
 mod error;
+pub mod evaluation;
 pub mod grid;
 pub mod guidance;
 pub mod import;

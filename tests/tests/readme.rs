@@ -19,6 +19,7 @@ fn cut(args: &[String]) -> &'static [&'static str] {
         ("demo", _) => &["--minutes", "0.02"],
         ("train", Some("autoencoder")) => &["--images", "32", "--batch", "8"],
         ("train", Some("diffusion")) => &["--images", "16", "--batch", "8"],
+        ("eval", Some("train-extractor")) => &["--images", "128"],
         ("sample", _) => &["--seeds", "0-3"],
         _ => &[],
     }

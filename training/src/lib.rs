@@ -54,7 +54,7 @@ pub mod tensorboard;
 pub use checkpoint::CheckpointParts;
 pub use ema::{Ema, EmaSchedule};
 pub use error::{Error, Result};
-pub use files::sha256_file;
+pub use files::{sha256_bytes, sha256_file};
 pub use lr_schedule::LrSchedule;
 pub use optimizer::{AdamWConfig, Group, Optimizer, StepOptions, StepReport};
 pub use progress::{Interrupt, NoProgress, Progress};

@@ -2,16 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 
 use super::Data;
-
-/// Commands that measure.
-#[derive(Debug, Subcommand)]
-pub enum EvalCommand {
-    /// How well images survive an autoencoder: PSNR, SSIM, LPIPS, use of the codebook, statistics of the latents
-    Reconstruction(EvalReconstruction),
-}
 
 /// `strata eval reconstruction`
 #[derive(Debug, Args)]

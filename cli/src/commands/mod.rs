@@ -11,6 +11,7 @@ pub mod decode;
 pub mod demo;
 pub mod demo_report;
 pub mod encode;
+pub mod eval;
 pub mod eval_reconstruction;
 pub mod inspect;
 pub mod inspect_weights;

@@ -1,4 +1,4 @@
-//! The part of Python's pickle format that holds data: numbers, texts, lists, tables and numpy arrays of bytes.
+//! The part of Python's pickle format that holds data: numbers, texts, lists, tables and numpy arrays of bytes or float64.
 //! Nothing in a pickle is executed: a name is only compared with the few that are known.
 
 /// A value; lists and tables refer to other values by their number.
@@ -33,8 +33,15 @@ impl Pickle {
 
     /// The entry `key` of the outermost table.
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
-        let Value::Table(pairs) = &self.values[self.root] else { return None };
-        pairs.iter().find(|(k, _)| self.text(*k).is_some_and(|t| t == key)).map(|&(_, v)| &self.values[v])
+        self.find(&[key])
+    }
+
+    /// The value that a way of keys leads to, through tables in tables.
+    pub(crate) fn find(&self, way: &[&str]) -> Option<&Value> {
+        way.iter().try_fold(&self.values[self.root], |value, key| {
+            let Value::Table(pairs) = value else { return None };
+            pairs.iter().find(|(k, _)| self.text(*k).is_some_and(|t| t == *key)).map(|&(_, v)| &self.values[v])
+        })
     }
 
     fn text(&self, i: usize) -> Option<String> {
@@ -58,7 +65,7 @@ impl Pickle {
         items.iter().map(number).collect()
     }
 
-    /// Shape and content of an array of bytes.
+    /// Shape and content of an array.
     pub(crate) fn array<'a>(&'a self, value: &'a Value) -> Option<(&'a [usize], &'a [u8])> {
         let Value::Array(shape, content) = value else { return None };
         match &self.values[*content] {
@@ -232,7 +239,7 @@ impl<'a> Machine<'a> {
         };
         match (name.as_str(), arguments.as_slice()) {
             ("numpy.core.multiarray._reconstruct", _) => Ok(Value::Array(Vec::new(), usize::MAX)),
-            ("numpy.dtype", [kind, ..]) => self.bytes_only(*kind),
+            ("numpy.dtype", [kind, ..]) => self.known_numbers(*kind),
             // Bytes of Python 3 in the protocols of Python 2: each character is a byte.
             ("_codecs.encode", [text, _]) => match &self.values[*text] {
                 Value::Text(text) => {
@@ -247,14 +254,17 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Arrays of bytes are the only ones that pictures come in.
-    fn bytes_only(&self, kind: usize) -> Result<Value, String> {
+    /// Arrays of bytes are what pictures come in, those of float64 what is measured of them.
+    fn known_numbers(&self, kind: usize) -> Result<Value, String> {
         let name = match &self.values[kind] {
             Value::Text(text) => text.clone(),
             Value::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
             _ => String::new(),
         };
-        if name == "u1" || name == "|u1" { Ok(Value::Opaque) } else { Err(format!("an array of `{name}`: expected u1, bytes")) }
+        match name.as_str() {
+            "u1" | "|u1" | "f8" | "<f8" => Ok(Value::Opaque),
+            _ => Err(format!("an array of `{name}`: expected u1 or f8")),
+        }
     }
 
     fn set_state(&mut self, object: usize, state: usize) -> Result<(), String> {

@@ -131,6 +131,32 @@ impl Zip {
         self.members[i].unpacked
     }
 
+    /// Where the bytes of member `i` begin in the file, if they lie there as they are. Errors if the archive is damaged.
+    pub(crate) fn stored_at(&self, i: usize) -> Result<Option<u64>> {
+        let member = self.members[i];
+        if member.deflated {
+            return Ok(None);
+        }
+        if member.packed != member.unpacked {
+            return Err(self.file.error(format!("`{}`: the archive is damaged: two sizes of a stored member", self.name(i))));
+        }
+        Ok(Some(member.offset + self.local_header(i)?))
+    }
+
+    /// `len` bytes of the archive from `at` on. Errors if they do not lie in it.
+    pub(crate) fn range(&self, at: u64, len: u64) -> Result<Vec<u8>> {
+        self.file.read(at, len)
+    }
+
+    /// Length of the header before the bytes of member `i`.
+    fn local_header(&self, i: usize) -> Result<u64> {
+        let head = self.file.read(self.members[i].offset, 30)?;
+        if head.u32_at(0) != Some(LOCAL) {
+            return Err(self.file.error(format!("`{}`: the archive is damaged: no header there", self.name(i))));
+        }
+        Ok(30 + u64::from(head.u16_at(26).unwrap_or(0)) + u64::from(head.u16_at(28).unwrap_or(0)))
+    }
+
     /// The bytes of member `i`. Errors if they are damaged, or more than the archive says or any picture has.
     pub(crate) fn read(&self, i: usize) -> Result<Vec<u8>> {
         let member = self.members[i];
@@ -141,12 +167,7 @@ impl Zip {
         if member.unpacked > PLAIN && member.unpacked / MAX_EXPANSION > member.packed {
             return Err(bad(&format!("{} bytes packed into {}: refused", member.unpacked, member.packed)));
         }
-        let head = self.file.read(member.offset, 30)?;
-        if head.u32_at(0) != Some(LOCAL) {
-            return Err(bad("the archive is damaged: no header there"));
-        }
-        let skip = 30 + u64::from(head.u16_at(26).unwrap_or(0)) + u64::from(head.u16_at(28).unwrap_or(0));
-        let mut bytes = self.file.read(member.offset + skip, member.packed)?;
+        let mut bytes = self.file.read(member.offset + self.local_header(i)?, member.packed)?;
         if member.deflated {
             let mut unpacked = Vec::new();
             let limited = &mut DeflateDecoder::new(bytes.as_slice()).take(member.unpacked + 1);

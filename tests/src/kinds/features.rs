@@ -1,11 +1,12 @@
 //! Kinds of the area `features`: feature network and image resizing cases.
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use strata_autoencoder::perceptual::{Lpips, LpipsNet};
-use strata_datasets::Resampling;
 use strata_datasets::resize::{Filter, Interpolation, Pixels, resize, resize_float};
 use strata_datasets::rules;
+use strata_datasets::{Resampling, RgbImage};
+use strata_diffusion::evaluation::inception::{self, Inception, Resize};
 use strata_nn::weights;
 
 use crate::golden::{Answer, Case, Config};
@@ -17,6 +18,7 @@ use crate::golden::{Answer, Case, Config};
 pub fn run(case: &Case) -> Result<Answer> {
     match case.kind.as_str() {
         "image_resize" => image_resize(case),
+        "inception_v3_fid" => inception(case),
         "lpips" => lpips(case),
         other => bail!("`{other}` is no kind of the area features"),
     }
@@ -55,6 +57,58 @@ fn lpips(case: &Case) -> Result<Answer> {
     answer.insert("grad.x0", grad);
     answer.insert("out.distance", distance);
     Ok(answer)
+}
+
+fn inception(case: &Case) -> Result<Answer> {
+    let config = case.config()?;
+    let blocks = config.get::<Vec<usize>>("output_blocks")?;
+    let (resize, normalize) = (config.get::<bool>("resize_input")?, config.get::<bool>("normalize_input")?);
+    ensure!(config.get::<bool>("use_fid_inception")?, "`use_fid_inception` is false, expected the network of FID");
+    let eps = config.get::<f64>("bn_eps")?;
+    let samples = config.section("sample")?;
+    let network = Inception::new(&case.weights()?, eps, &case.name)?;
+    let maps = network.blocks(&inception_input(case, resize, normalize)?)?;
+    let mut answer = Answer::new();
+    for block in blocks {
+        ensure!(block < 4, "`output_blocks`: {block}, expected 0 to 3");
+        if block == 3 {
+            answer.insert("out.pool3", maps[3].flatten(1, 2)?.mean(1)?);
+            continue;
+        }
+        let map = maps[block].permute((0, 3, 1, 2))?;
+        answer.insert(format!("out.block{block}_mean"), map.flatten_from(2)?.mean(2)?);
+        let [channels, pixels] = samples.get::<[usize; 2]>(&format!("block{block}"))?;
+        let sample = every(&every(&every(&map, 1, channels)?, 2, pixels)?, 3, pixels)?;
+        answer.insert(format!("out.block{block}_sample"), sample);
+    }
+    samples.finish()?;
+    config.finish()?;
+    Ok(answer)
+}
+
+/// The pictures as `[B, H, W, 3]` on the network's scale.
+fn inception_input(case: &Case, resized: bool, normalize: bool) -> Result<Tensor> {
+    let images = case.input("images")?;
+    let (n, height, width, _) = images.dims4()?;
+    let x = match resized {
+        false => images.to_dtype(DType::F32)?.affine(2.0 / 255.0, -1.0)?,
+        true => {
+            let one = |i: usize| -> Result<Vec<f32>> {
+                let image = RgbImage { width, height, pixels: images.get(i)?.flatten_all()?.to_vec1()? };
+                Ok(inception::resize(&image, Resize::PytorchFid)?)
+            };
+            let values = (0..n).map(one).collect::<Result<Vec<_>>>()?.concat();
+            Tensor::from_vec(values, (n, inception::SIDE, inception::SIDE, 3), &Device::Cpu)?
+        }
+    };
+    Ok(if normalize { x } else { x.affine(0.5, 0.5)? })
+}
+
+/// Every `step`-th entry of a dimension, from the first on.
+fn every(x: &Tensor, dim: usize, step: usize) -> Result<Tensor> {
+    let indices: Vec<u32> = (0..x.dim(dim)? as u32).step_by(step).collect();
+    let indices = Tensor::from_vec(indices.clone(), indices.len(), x.device())?;
+    Ok(x.contiguous()?.index_select(&indices, dim)?)
 }
 
 fn image_resize(case: &Case) -> Result<Answer> {

@@ -37,36 +37,62 @@ pub const DEFAULT_GUIDANCE: f64 = 2.0;
 /// A model, autoencoder, picture or option that cannot be used; an output folder of another origin.
 pub fn run(args: &args::Sample, context: &Context) -> anyhow::Result<Outcome> {
     // What is typed wrongly is said before anything is loaded.
-    let (sampler, grid) = (args.solver.sampler.parse::<Sampler>()?, args.solver.grid.parse::<Grid>()?);
+    check(&args.solver)?;
     let seeds = seeds::parse(&args.seeds)?;
     let painter = Painter::load(&args.model, args.autoencoder.as_deref(), args.wish.autoguidance.as_deref(), context)?
         .with_tile(args.tile)?;
     let beginning = Beginning::load(&args.start, &painter)?;
-    let told = texts::prompts(&painter.model, &args.wish, &seeds, context)?;
-    let options = SampleOptions {
-        labels: labels(&painter.model, args.wish.class.as_deref(), &seeds)?,
-        attributes: attributes(&painter.model, &args.wish.attributes)?,
-        prompts: told.as_ref().map(|(prompts, _)| prompts.clone()),
-        seeds,
-        batch: args.batch,
-        steps: args.solver.steps,
-        sampler,
-        grid,
-        guidance: guidance(&args.wish, &painter)?,
-        sigma_min: args.solver.sigma_min,
-        sigma_max: args.solver.sigma_max,
-        start: beginning.as_ref().map(|b| b.start.clone()),
-    };
+    let (mut options, told) = options(&painter, (&args.solver, &args.wish), seeds, args.batch, context)?;
+    options.start = beginning.as_ref().map(|b| b.start.clone());
     let mut job = Job::new(&painter, &options, &args.out);
     job.beginning = beginning.as_ref();
     job.output = &args.output;
-    job.prompts = told.map(|(_, texts)| json!([texts, args.wish.negative_prompt]));
+    job.prompts = told.map(|texts| json!([texts, args.wish.negative_prompt]));
     let drawn = match draw(&job, context) {
         Err(e) if matches!(e.downcast_ref(), Some(Error::Interrupted)) => return Ok(Outcome::Interrupted),
         other => other?,
     };
     report(&drawn, &options, args);
     Ok(Outcome::Done)
+}
+
+/// Whether sampler and grid are known.
+///
+/// # Errors
+/// If not.
+pub fn check(solver: &args::Solver) -> anyhow::Result<()> {
+    solver.sampler.parse::<Sampler>()?;
+    solver.grid.parse::<Grid>()?;
+    Ok(())
+}
+
+/// What is to be drawn, from noise alone; and the texts of it as typed.
+///
+/// # Errors
+/// If the model does not know what is asked for.
+pub fn options(
+    painter: &Painter,
+    (solver, wish): (&args::Solver, &args::Wish),
+    seeds: Vec<u64>,
+    batch: usize,
+    context: &Context,
+) -> anyhow::Result<(SampleOptions, Option<Vec<String>>)> {
+    let told = texts::prompts(&painter.model, wish, &seeds, context)?;
+    let options = SampleOptions {
+        labels: labels(&painter.model, wish.class.as_deref(), &seeds)?,
+        attributes: attributes(&painter.model, &wish.attributes)?,
+        prompts: told.as_ref().map(|(prompts, _)| prompts.clone()),
+        seeds,
+        batch,
+        steps: solver.steps,
+        sampler: solver.sampler.parse()?,
+        grid: solver.grid.parse()?,
+        guidance: guidance(wish, painter)?,
+        sigma_min: solver.sigma_min,
+        sigma_max: solver.sigma_max,
+        start: None,
+    };
+    Ok((options, told.map(|(_, texts)| texts)))
 }
 
 fn guidance(wish: &args::Wish, painter: &Painter) -> anyhow::Result<GuidanceOptions> {

@@ -1,13 +1,15 @@
 //! All pictures in one file: a zip of the PNG files, or NumPy's npz as the published evaluations read it.
 
-use std::{fs::File, io::Write, path::Path};
+use std::io::Write;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use strata_datasets::RgbImage;
-use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 use super::folder::Folder;
-use crate::grid;
+use crate::{
+    grid,
+    npz::{archive, header, stored},
+};
 
 /// Writes the PNG files of `seeds`, each under its name in the folder, to `samples.zip`.
 ///
@@ -33,7 +35,7 @@ pub fn npz(folder: &Folder, seeds: &[u64], labels: &[Option<u32>]) -> anyhow::Re
     let RgbImage { width, height, .. } = first;
     archive(&folder.path().join("samples.npz"), |archive| {
         archive.start_file("arr_0.npy", stored().large_file(true))?;
-        archive.write_all(&npy_header("|u1", &[seeds.len(), height, width, 3]))?;
+        archive.write_all(&header("|u1", &[seeds.len(), height, width, 3]))?;
         for seed in seeds {
             let picture = grid::read_png(&folder.picture(*seed))?;
             ensure!(
@@ -45,43 +47,16 @@ pub fn npz(folder: &Folder, seeds: &[u64], labels: &[Option<u32>]) -> anyhow::Re
         }
         let Some(labels) = labels.iter().copied().collect::<Option<Vec<u32>>>() else { return Ok(()) };
         archive.start_file("arr_1.npy", stored())?;
-        archive.write_all(&npy_header("<i8", &[labels.len()]))?;
+        archive.write_all(&header("<i8", &[labels.len()]))?;
         archive.write_all(&labels.iter().flat_map(|l| i64::from(*l).to_le_bytes()).collect::<Vec<u8>>())?;
         Ok(())
     })
 }
 
-/// Pictures are compressed already; and the same content gives the same bytes, whatever the clock says.
-fn stored() -> SimpleFileOptions {
-    SimpleFileOptions::default().compression_method(CompressionMethod::Stored).last_modified_time(zip::DateTime::default())
-}
-
-/// Written beside its place, then renamed: it may be larger than the memory.
-fn archive(path: &Path, fill: impl FnOnce(&mut ZipWriter<File>) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let beside = path.with_extension("partial");
-    let write = || -> anyhow::Result<()> {
-        let mut archive = ZipWriter::new(File::create(&beside)?);
-        fill(&mut archive)?;
-        archive.finish()?.sync_all()?;
-        Ok(std::fs::rename(&beside, path)?)
-    };
-    write().with_context(|| format!("{}: cannot be written", path.display()))
-}
-
-/// The header of a NumPy array file, version 1.0: padded so that the data begin at a multiple of 64.
-fn npy_header(dtype: &str, shape: &[usize]) -> Vec<u8> {
-    let dims: String = shape.iter().map(|n| format!("{n}, ")).collect();
-    let mut text = format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': ({}), }}", dims.trim_end());
-    let total = (10 + text.len() + 1).next_multiple_of(64);
-    text.extend(std::iter::repeat_n(' ', total - 11 - text.len()));
-    text.push('\n');
-    [b"\x93NUMPY\x01\x00".as_slice(), (text.len() as u16).to_le_bytes().as_slice(), text.as_bytes()].concat()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::io::Read;
+    use std::{fs::File, io::Read, path::Path};
 
     use serde_json::json;
 

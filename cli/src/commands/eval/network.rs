@@ -1,0 +1,41 @@
+//! The network that describes images: the Inception of FID, or an extractor trained here.
+
+use strata_diffusion::evaluation::{
+    classifier::ClassifierExtractor,
+    extractor::{Extractor, InceptionExtractor},
+    inception::Resize,
+};
+
+use super::Asked;
+use crate::{args, args::ResizeRule, context::Context, hint::hinted};
+
+/// Loads what was asked for.
+///
+/// # Errors
+/// If nothing was, with where the weights come from; if a file is not of the network.
+pub fn load(args: &args::Network, asked: Asked, context: &Context) -> anyhow::Result<Box<dyn Extractor>> {
+    match (&args.weights, &args.extractor) {
+        (_, Some(file)) => Ok(Box::new(ClassifierExtractor::load(file, &context.device)?)),
+        (Some(_), None) if asked == Asked::Distance => {
+            Err(hinted("--weights: `eval fd` measures with an --extractor", "`strata eval fid` takes the Inception weights"))
+        }
+        (Some(file), None) => Ok(Box::new(InceptionExtractor::load(file, resize(args.resize), &context.device)?)),
+        (None, None) if asked == Asked::Distance => {
+            Err(hinted("--extractor: name the extractor to measure with", "`strata eval train-extractor` makes one"))
+        }
+        (None, None) => Err(hinted(
+            "--weights: name the weights of the Inception network",
+            "they are the file `pt_inception-2015-12-05-6726825d.pth` of the pytorch-fid project's releases, or torch-fidelity's \
+             `weights-inception-2015-12-05-6726825d.pth`; without them, `strata eval train-extractor` and `strata eval fd` give a \
+             distance of their own",
+        )),
+    }
+}
+
+fn resize(rule: ResizeRule) -> Resize {
+    match rule {
+        ResizeRule::PytorchFid => Resize::PytorchFid,
+        ResizeRule::TorchFidelity => Resize::TorchFidelity,
+        ResizeRule::CleanFid => Resize::CleanFid,
+    }
+}
