@@ -7,7 +7,7 @@ use serde_json::Value;
 use strata_hub::{Client, Error, Kind, Repository, Settings, Spec, Wanted, pull, pull_file};
 
 use crate::{
-    args::{Command, Convert, DataCommand, EvalCommand, TrainCommand},
+    args::{Command, Convert, DataCommand, EvalCommand, Network, TrainCommand},
     bars::Downloads,
     context::Context,
     hint::hinted,
@@ -58,17 +58,47 @@ pub fn resolve(command: &mut Command, context: &Context) -> anyhow::Result<()> {
             of_path(&mut args.latents, Kind::Dataset, context)?;
             args.autoencoder.iter_mut().try_for_each(model)
         }
-        Command::Eval(EvalCommand::Reconstruction(args)) => {
-            model(&mut args.autoencoder)?;
-            args.lpips.iter_mut().try_for_each(model)?;
-            data(&mut args.data.data)
-        }
+        Command::Eval(command) => eval(command, context),
         Command::Convert(Convert { input, autoencoder, text_encoder, .. }) => {
             model(input)?;
             [autoencoder, text_encoder].into_iter().flatten().try_for_each(model)
         }
         Command::Inspect(args) => args.target.iter_mut().try_for_each(|text| of_text(text, Kind::Model, context)),
         Command::Push(args) => model(&mut args.run),
+    }
+}
+
+fn eval(command: &mut EvalCommand, context: &Context) -> anyhow::Result<()> {
+    let model = |path: &mut PathBuf| of_path(path, Kind::Model, context);
+    let data = |text: &mut String| of_text(text, Kind::Dataset, context);
+    let network = |args: &mut Network| [&mut args.weights, &mut args.extractor].into_iter().flatten().try_for_each(model);
+    match command {
+        EvalCommand::Reconstruction(args) => {
+            model(&mut args.autoencoder)?;
+            args.lpips.iter_mut().try_for_each(model)?;
+            data(&mut args.data.data)
+        }
+        EvalCommand::Fid(args)
+        | EvalCommand::Kid(args)
+        | EvalCommand::Is(args)
+        | EvalCommand::Prdc(args)
+        | EvalCommand::Fd(args) => {
+            network(&mut args.network)?;
+            [&mut args.run, &mut args.wish.text_encoder, &mut args.wish.autoguidance]
+                .into_iter()
+                .flatten()
+                .try_for_each(model)?;
+            [&mut args.samples, &mut args.reference].into_iter().flatten().try_for_each(data)
+        }
+        EvalCommand::Statistics(args) => {
+            network(&mut args.network)?;
+            data(&mut args.data.data)
+        }
+        EvalCommand::TrainExtractor(args) => data(&mut args.data.data),
+        EvalCommand::Nearest(args) => {
+            network(&mut args.network)?;
+            [&mut args.samples, &mut args.data.data].into_iter().try_for_each(data)
+        }
     }
 }
 
