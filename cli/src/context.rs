@@ -1,6 +1,6 @@
 //! What every command needs: a device, somebody who shows progress, and a way to be stopped.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use candle_core::{DType, Device};
 use strata_training::{Interrupt, NoProgress, Progress, Ranks};
 
@@ -30,7 +30,7 @@ impl Context {
     /// If the device or the dtype cannot be had.
     pub fn new(global: &Global) -> anyhow::Result<Self> {
         log_to_stderr();
-        set_threads(global.threads)?;
+        ensure!(global.threads != Some(0), "--threads: expected 1 or more, got 0");
         let device = device(&global.device)?;
         if global.dtype == Dtype::Bf16 {
             if !device.is_cuda() {
@@ -81,14 +81,6 @@ fn device(name: &str) -> anyhow::Result<Device> {
             _ if name == "cuda" => cuda(0),
             _ => bail!("--device: expected auto, cpu or cuda:N, got `{name}`"),
         },
-    }
-}
-
-fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
-    match threads {
-        Some(0) => bail!("--threads: expected 1 or more, got 0"),
-        Some(n) => rayon::ThreadPoolBuilder::new().num_threads(n).build_global().context("--threads"),
-        None => Ok(()),
     }
 }
 

@@ -26,7 +26,9 @@ use context::Context;
 fn main() -> ExitCode {
     strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    strata_nn::memory::join_workers(cli.global.threads.filter(|&n| n > 0));
+    match run(cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) => {

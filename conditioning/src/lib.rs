@@ -40,6 +40,21 @@ impl Condition {
         self.map(|t| Ok(t.index_select(rows, 0)?))
     }
 
+    /// # Errors
+    /// If a part does not have `batch` rows.
+    pub fn check_batch(&self, batch: usize) -> Result<()> {
+        let parts = [("vector", &self.vector), ("context", &self.context), ("concat", &self.concat), ("augment", &self.augment)];
+        for (name, part) in parts {
+            match part.as_ref().map(Tensor::dims) {
+                Some(dims) if dims.first() != Some(&batch) => {
+                    return Err(Error::Config(format!("`Condition::{name}`: expected {batch} rows, got {dims:?}")));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The batches one after the other. All must have the same parts.
     ///
     /// # Errors

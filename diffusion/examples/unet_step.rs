@@ -1,23 +1,18 @@
-//! Times whole training steps of a preset's model and the routing of a mixed batch, for `tests/bench/unet_step.sh`.
+//! Times whole training steps of a preset's model, for `tests/bench/unet_step.sh`.
 //!
 //!     unet_step step PRESET SIDE BATCH STEPS [stage] [recompute]    loss, gradients, AdamW and average; random images
-//!     unet_step routing PRESET SIDE BATCH STEPS         forward and backward of a mixed batch against one of a single stage
 //!
-//! In `routing` all decoders get the first one's layout, so that both batches have the same products to compute: what is left is
-//! the gathering, the scattering and the smaller batches. Answers one JSON line; seconds are medians, `peak_gib` the most memory
-//! that the process held.
+//! Answers one JSON line; seconds are medians, `peak_gib` the most memory that the process held.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::time::Instant;
 
 use candle_core::Device;
-use strata_conditioning::Condition;
 use strata_diffusion::{
     model::{LatentScaling, Model, ModelConfig},
     training::{Batch, DiffusionTraining, sample_losses},
-    unet::{UNet, UNetConfig},
 };
-use strata_nn::{params::ParamStore, random::Key};
+use strata_nn::random::Key;
 use strata_training::{
     Ema, Optimizer, StepOptions,
     settings::{Layers, resolve},
@@ -26,20 +21,23 @@ use strata_training::{
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Result<()> {
+    strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
+    println!("{}", strata_nn::memory::among_workers(None, || measure().map_err(|e| e.to_string()))?);
+    Ok(())
+}
+
+fn measure() -> Result<serde_json::Value> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |i: usize| args[i].parse::<usize>();
-    let answer = match args[0].as_str() {
+    Ok(match args[0].as_str() {
         "step" => {
             let recompute = args.last().is_some_and(|last| last == "recompute");
             let stage = args.get(5).filter(|s| *s != "recompute").map(|s| s.parse()).transpose()?;
             step(&args[1], [number(2)?, number(3)?, number(4)?], stage, recompute)?
         }
-        "routing" => routing(&args[1], [number(2)?, number(3)?, number(4)?])?,
-        other => return Err(format!("expected step or routing, got {other}").into()),
-    };
-    println!("{answer}");
-    Ok(())
+        other => return Err(format!("expected step, got {other}").into()),
+    })
 }
 
 /// Whole steps, each of samples of one stage (the given one, or all in turn), activations kept or computed anew.
@@ -69,34 +67,6 @@ fn step(preset: &str, [side, batch, steps]: [usize; 3], stage: Option<usize>, re
         "preset": preset, "side": side, "batch": batch, "stage": stage, "recompute": recompute, "parameters": model.store().element_count(),
         "first_step": first, "seconds": median(&mut seconds), "peak_gib": peak_gib(),
     }))
-}
-
-fn routing(preset: &str, [side, batch, steps]: [usize; 3]) -> Result<serde_json::Value> {
-    let mut unet = UNetConfig::preset(preset)?;
-    let first = unet.decoders[0].clone();
-    unet.decoders.iter_mut().for_each(|d| *d = first.clone());
-    let store = ParamStore::new(0, &Device::Cpu);
-    let network = UNet::new(&unet, &store.root())?;
-    let x = Key::new(0, "x").normal_tensor((batch, unet.in_channels, side, side), &Device::Cpu)?;
-    let labels = vec![0.5f32; batch];
-    let stages = unet.decoders.len();
-    let mixed: Vec<usize> = (0..batch).map(|i| i % stages).collect();
-    let run = |rows: &[usize]| -> Result<f64> {
-        let start = Instant::now();
-        network.forward(&x, &labels, rows, &Condition::none(), None)?.sqr()?.mean_all()?.backward()?;
-        Ok(start.elapsed().as_secs_f64())
-    };
-    let (mut one, mut several) = (Vec::new(), Vec::new());
-    for i in 0..=steps {
-        let times = (run(&vec![0; batch])?, run(&mixed)?);
-        if i > 0 {
-            one.push(times.0);
-            several.push(times.1);
-        }
-    }
-    let (one, several) = (median(&mut one), median(&mut several));
-    let overhead = several / one - 1.0;
-    Ok(serde_json::json!({ "preset": preset, "batch": batch, "one_stage": one, "mixed": several, "overhead": overhead }))
 }
 
 fn training(preset: &str) -> Result<DiffusionTraining> {

@@ -26,6 +26,7 @@
 
 pub mod checkpoint;
 mod error;
+mod graph;
 pub mod layers;
 pub mod memory;
 pub mod multi_tensor;

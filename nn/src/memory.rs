@@ -25,3 +25,20 @@ pub fn let_idle_threads_sleep() {
         libc::setenv(c"CANDLE_BARRIER_POOL_SPIN_LIMIT".as_ptr(), c"0".as_ptr(), 0);
     }
 }
+
+/// Runs `f` as one of rayon's threads, of which there are `threads` (by default as many as processors, or what `RAYON_NUM_THREADS`
+/// says).
+///
+/// An operator divides its work between those threads. Called from one of them it begins at once and waits for the others alone;
+/// called from outside it would be handed over and back each time, which takes longer than a small operator itself. Programs call
+/// it once, around all that they do; a later call changes nothing. With a single thread `f` stays outside, so that other threads
+/// that use rayon find it free.
+///
+/// # Panics
+/// If `f` does.
+pub fn among_workers<R: Send>(threads: Option<usize>, f: impl FnOnce() -> R + Send) -> R {
+    // Candle walks a graph recursively; a stack is memory only as far as it is used.
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).stack_size(256 << 20);
+    let _built_before = builder.build_global();
+    if rayon::current_num_threads() == 1 { f() } else { rayon::scope(|_| f()) }
+}

@@ -5,14 +5,11 @@
 //! input and parameter. In the backward pass the head of the chain runs the part again, this time with a graph, and lays the
 //! gradients down where the links pick them up: `backward` of the caller finds them in its gradient store as always.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, MetalStorage, Shape, Storage, Tensor, Var, backend::BackendStorage,
-};
+use candle_core::{Tensor, Var};
 
 use crate::{
     Error, Result,
+    graph::{Link, Made, Slot, token, wants_gradient},
     params::{Parameter, graph_is_off, without_graph},
 };
 
@@ -66,70 +63,28 @@ pub fn seam(x: &Tensor) -> Result<Tensor> {
 
 type Part = Box<dyn Fn(&[Tensor]) -> candle_core::Result<Tensor> + Send + Sync>;
 
-/// A gradient between the head of a chain and one of its links.
-type Slot = Arc<Mutex<Option<Tensor>>>;
-
-fn put(slot: &Slot, gradient: Option<Tensor>) {
-    *slot.lock().unwrap_or_else(PoisonError::into_inner) = gradient;
-}
-
 /// Enters `y`, made without a graph, into the graph of those of `inputs` that are part of one and of `parameters`.
 fn enter(y: Tensor, inputs: &[Tensor], parameters: &[Parameter], f: Part) -> candle_core::Result<Tensor> {
-    let in_graph: Vec<bool> = inputs.iter().map(|t| t.track_op() || t.is_variable()).collect();
+    let in_graph: Vec<bool> = inputs.iter().map(wants_gradient).collect();
     if parameters.is_empty() && !in_graph.contains(&true) {
         return Ok(y);
     }
-    let mut token = Tensor::zeros(1, y.dtype(), y.device())?;
+    let mut chain = token(&y)?;
     let input_slots: Vec<Slot> = inputs.iter().map(|_| Slot::default()).collect();
     let parameter_slots: Vec<Slot> = parameters.iter().map(|_| Slot::default()).collect();
     for ((x, slot), _) in inputs.iter().zip(&input_slots).zip(&in_graph).filter(|(_, wanted)| **wanted) {
-        token = token.apply_op2(x, Link(slot.clone()))?;
+        chain = chain.apply_op2(x, Link::from_slot(slot.clone()))?;
     }
     for (p, slot) in parameters.iter().zip(&parameter_slots) {
-        token = token.apply_op2(p.var().as_tensor(), Link(slot.clone()))?;
+        chain = chain.apply_op2(p.var().as_tensor(), Link::from_slot(slot.clone()))?;
     }
     let inputs = inputs.iter().map(Tensor::detach).collect();
-    let head =
-        Head { y: Mutex::new(Some(y)), f, inputs, in_graph, parameters: parameters.to_vec(), input_slots, parameter_slots };
-    token.apply_op1(head)
+    let head = Head { f, inputs, in_graph, parameters: parameters.to_vec(), input_slots, parameter_slots };
+    chain.apply_op1(Made::new(y, move |dy| head.backward(dy)))
 }
 
-/// Token and tensor to token; the gradient of the tensor is what lies in the slot.
-struct Link(Slot);
-
-impl CustomOp2 for Link {
-    fn name(&self) -> &'static str {
-        "recompute"
-    }
-
-    fn cpu_fwd(&self, t: &CpuStorage, l: &Layout, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok((t.try_clone(l)?, l.shape().clone()))
-    }
-
-    fn cuda_fwd(&self, t: &CudaStorage, l: &Layout, _: &CudaStorage, _: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
-        Ok((t.try_clone(l)?, l.shape().clone()))
-    }
-
-    fn metal_fwd(
-        &self,
-        t: &MetalStorage,
-        l: &Layout,
-        _: &MetalStorage,
-        _: &Layout,
-    ) -> candle_core::Result<(MetalStorage, Shape)> {
-        Ok((t.try_clone(l)?, l.shape().clone()))
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, token: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradient = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Ok((Some(token.clone()), gradient))
-    }
-}
-
-/// The end of a chain: token to result.
+/// The end of a chain: what it takes to run the part again.
 struct Head {
-    /// The result, until the graph has taken it.
-    y: Mutex<Option<Tensor>>,
     f: Part,
     inputs: Vec<Tensor>,
     in_graph: Vec<bool>,
@@ -139,14 +94,6 @@ struct Head {
 }
 
 impl Head {
-    fn result<S>(&self, of: impl Fn(&Storage, &Layout) -> candle_core::Result<S>) -> candle_core::Result<(S, Shape)> {
-        let y = self.y.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let y = y.ok_or_else(|| candle_core::Error::Msg("recompute: its result was taken twice".into()).bt())?.contiguous()?;
-        let y = if y.layout().start_offset() == 0 { y } else { y.copy()? };
-        let (storage, layout) = y.storage_and_layout();
-        Ok((of(&storage, layout)?, y.shape().clone()))
-    }
-
     /// Runs the part with a graph and takes its gradients.
     fn backward(&self, dy: &Tensor) -> candle_core::Result<()> {
         let variables = self.inputs.iter().zip(&self.in_graph).map(|(x, wanted)| wanted.then(|| Var::from_tensor(x)).transpose());
@@ -155,49 +102,18 @@ impl Head {
         let inputs: Vec<Tensor> = pairs.map(|(x, var)| var.as_ref().map_or(x, Var::as_tensor).clone()).collect();
         let y = (self.f)(&inputs)?;
         // A scalar whose gradient by y is dy, without a product and a sum over y.
-        let seed = Slot::default();
-        put(&seed, Some(dy.clone()));
-        let mut gradients = Tensor::zeros(1, y.dtype(), y.device())?.apply_op2(&y, Link(seed))?.backward()?;
+        let dy = dy.clone();
+        let mut gradients = token(&y)?.apply_op2(&y, Link::new(move || Ok(Some(dy.clone()))))?.backward()?;
         for ((var, slot), x) in variables.iter().zip(&self.input_slots).zip(&self.inputs) {
             if let Some(var) = var {
-                put(slot, Some(gradients.remove(var).map_or_else(|| x.zeros_like(), Ok)?));
+                slot.put(gradients.remove(var).map_or_else(|| x.zeros_like(), Ok)?);
             }
         }
         for (p, slot) in self.parameters.iter().zip(&self.parameter_slots) {
-            put(slot, gradients.remove(p.var()));
+            if let Some(gradient) = gradients.remove(p.var()) {
+                slot.put(gradient);
+            }
         }
         Ok(())
-    }
-}
-
-impl CustomOp1 for Head {
-    fn name(&self) -> &'static str {
-        "recompute"
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.result(|storage, layout| match storage {
-            Storage::Cpu(s) => s.try_clone(layout),
-            _ => candle_core::bail!("recompute: the result left the CPU"),
-        })
-    }
-
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
-        self.result(|storage, layout| match storage {
-            Storage::Cuda(s) => s.try_clone(layout),
-            _ => candle_core::bail!("recompute: the result left the CUDA device"),
-        })
-    }
-
-    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> candle_core::Result<(MetalStorage, Shape)> {
-        self.result(|storage, layout| match storage {
-            Storage::Metal(s) => s.try_clone(layout),
-            _ => candle_core::bail!("recompute: the result left the Metal device"),
-        })
-    }
-
-    fn bwd(&self, token: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        self.backward(dy)?;
-        Ok(Some(token.zeros_like()?))
     }
 }

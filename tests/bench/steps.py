@@ -7,6 +7,9 @@ Each side of a row is a process of its own, so that its peak memory is its own (
 exists); the two take turns, step by step. A training step is forward, backward, clip to norm 1, AdamW and the average of the
 weights. Ratio = PyTorch's median / ours: above 1 we are faster. PyTorch gets what makes it fastest and smallest: channels_last,
 fused attention, AdamW(fused=True), the average as one multi-tensor operation.
+
+The row `routing` is ours alone: a step of a batch of all three stages, the same rows stage by stage in one step, and what the
+routing itself does (the encoder's outputs split, their gradients put together).
 """
 
 import argparse, json, os, statistics, subprocess, sys, time
@@ -231,6 +234,17 @@ class Side:
         self.process.wait()
 
 
+def routing(options):
+    sides = [Side([options.binary, row], options.threads) for row in ("mixed", "apart", "moves")]
+    for side in sides * 2:
+        side.step()
+    turns = [[side.step()[options.clock] for side in sides] for _ in range(options.repeat)]
+    mixed, apart, moves = (statistics.median(times) for times in zip(*turns))
+    print(f"routing: mixed {mixed:.1f} ms, stage by stage {apart:.1f} ms, moves {moves:.1f} ms = {100 * moves / mixed:.1f} % of the step")
+    for side in sides:
+        side.end()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, required=True, help="the built example bench_steps")
@@ -258,6 +272,8 @@ def main():
         print(f"{row:24} {mine:9.1f} {other:9.1f} {other / mine:6.2f} {a['peak']:9.0f} {b['peak']:9.0f}", flush=True)
         ours.end()
         theirs.end()
+    if not words or any(w in "routing" for w in words):
+        routing(options)
 
 
 main()

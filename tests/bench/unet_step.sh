@@ -1,12 +1,11 @@
 #!/bin/sh
-# Training steps of the published U-Nets and the cost of routing a mixed batch, on the CPU. Prints a JSON line for each. The full
+# Training steps of the published U-Nets on the CPU. Prints a JSON line for each. The full
 # CelebA-HQ network needs about 9 GiB of memory: leave it out with --small.
 set -eu
 cd "$(dirname "$0")/../.."
 cargo build --release --quiet -p strata-diffusion --example unet_step
 binary=${CARGO_TARGET_DIR:-target}/release/examples/unet_step
 for preset in small-multistage small-edm-multistage small-ddpmpp-multistage; do
-    "$binary" routing $preset 16 24 15
     "$binary" step $preset 16 8 9
 done
 [ "${1:-}" = --small ] && exit

@@ -7,7 +7,7 @@
 
 use std::{io::BufRead, time::Instant};
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
 use strata_autoencoder::{AutoencoderKl, KlConfig, Posterior};
 use strata_conditioning::Condition;
 use strata_diffusion::unet::{DecoderConfig, Heads, UNet, UNetConfig};
@@ -50,6 +50,45 @@ fn diffusion(store: &ParamStore, name: &str, recompute: bool) -> Loss {
     Box::new(move || {
         let y = unet.forward(&x, &[500.0; 16], &[stage; 16], &Condition::none(), None).unwrap();
         ops::mse_loss(&y, &eps).unwrap().mean_all().unwrap()
+    })
+}
+
+/// Rows of each stage in a batch of 16 that takes them in turn.
+const OF_STAGE: [usize; 3] = [6, 5, 5];
+
+/// A batch of all stages in turn, or the same rows stage by stage.
+fn mixed(store: &ParamStore, apart: bool) -> Loss {
+    let unet = unet(store, false, false);
+    let batches: Vec<Vec<usize>> = match apart {
+        false => vec![(0..16).map(|i| i % 3).collect()],
+        true => OF_STAGE.iter().enumerate().map(|(stage, &n)| vec![stage; n]).collect(),
+    };
+    Box::new(move || {
+        let part = |stages: &Vec<usize>| {
+            let (x, eps) = (normal("x", &[stages.len(), 4, 16, 16]), normal("eps", &[stages.len(), 4, 16, 16]));
+            let y = unet.forward(&x, &vec![500.0; stages.len()], stages, &Condition::none(), None).unwrap();
+            ops::mse_loss(&y, &eps).unwrap().sum_all().unwrap()
+        };
+        let losses: Vec<Tensor> = batches.iter().map(part).collect();
+        (Tensor::stack(&losses, 0).unwrap().sum_all().unwrap() / 16.0).unwrap()
+    })
+}
+
+/// What routing adds to a mixed batch: all that the encoder left split for the decoders, the gradients put together. Sums over the
+/// parts, which the measurement needs, are counted too.
+fn moves() -> Box<dyn FnMut()> {
+    let config = unet_config(false);
+    let mut shapes = vec![[16, 16, config.width]];
+    for (level, multiplier) in config.multipliers.iter().enumerate() {
+        let (side, last) = (16 >> level, level + 1 == config.multipliers.len());
+        shapes.extend(vec![[side, side, config.width * multiplier]; config.blocks]);
+        shapes.push(if last { [side, side, config.width * multiplier] } else { [side / 2, side / 2, config.width * multiplier] });
+    }
+    let outputs = shapes.iter().map(|&[h, w, c]| Var::from_tensor(&normal("skip", &[16, h, w, c])).unwrap()).collect::<Vec<_>>();
+    Box::new(move || {
+        let parts = outputs.iter().flat_map(|x| ops::split_rows(x.as_tensor(), &OF_STAGE).unwrap());
+        let sums: Vec<Tensor> = parts.map(|part| part.sum_all().unwrap()).collect();
+        Tensor::stack(&sums, 0).unwrap().sum_all().unwrap().backward().unwrap();
     })
 }
 
@@ -104,6 +143,10 @@ fn processor() -> f64 {
 fn main() {
     strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
+    strata_nn::memory::among_workers(None, run);
+}
+
+fn run() {
     let argument = std::env::args().nth(1).unwrap();
     // `row+recompute`: with checkpointed activations.
     let (row, recompute) = argument.split_once('+').map_or((argument.as_str(), false), |(row, _)| (row, true));
@@ -111,6 +154,8 @@ fn main() {
     let idle = memory("VmRSS");
     let mut call = match row.strip_prefix("eval") {
         Some(batch) => evaluation(&store, batch.parse().unwrap()),
+        None if row == "moves" => moves(),
+        None if row == "mixed" || row == "apart" => training(&store, mixed(&store, row == "apart")),
         None if row == "autoencoder" => training(&store, autoencoder(&store, recompute)),
         None => training(&store, diffusion(&store, row, recompute)),
     };

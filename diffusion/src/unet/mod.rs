@@ -143,18 +143,20 @@ impl UNet {
     /// # Errors
     /// If the shapes do not agree with each other or with the configuration.
     pub fn forward(&self, x: &Tensor, c_noise: &[f32], stages: &[usize], cond: &Condition, train: Option<Key>) -> Result<Tensor> {
-        let x = self.input(x, c_noise, stages, cond)?;
-        let embedding = ops::silu(&self.embedding.forward(&self.config, c_noise, cond, &self.device)?)?;
-        let embedding = precision::enter(&embedding)?;
-        let pass = Pass { embedding, context: self.context(x.dim(0)?, cond)?, train, recompute: self.recompute };
+        self.check_batch(x, c_noise, stages)?;
+        cond.check_batch(x.dim(0)?)?;
         let routing = Routing::new(stages, self.decoders.len())?;
+        let (x, c_noise, cond) = routing.sort(x, c_noise, cond)?;
+        let x = self.input(&x, &cond)?;
+        let embedding = ops::silu(&self.embedding.forward(&self.config, &c_noise, &cond, &self.device)?)?;
+        let embedding = precision::enter(&embedding)?;
+        let pass = Pass { embedding, context: self.context(x.dim(0)?, &cond)?, train, recompute: self.recompute };
         let encoded = self.encoder.forward(&x, &pass)?;
         let y = routing.run(&encoded, &pass, |stage, encoded, pass| self.decoders[stage].forward(encoded, pass))?;
         Ok(precision::leave(&y.permute((0, 3, 1, 2))?.contiguous()?)?)
     }
 
-    /// The input channels last, `Condition::concat` behind x, with every size checked.
-    fn input(&self, x: &Tensor, c_noise: &[f32], stages: &[usize], cond: &Condition) -> Result<Tensor> {
+    fn check_batch(&self, x: &Tensor, c_noise: &[f32], stages: &[usize]) -> Result<()> {
         let &[b, _, h, w] = x.dims() else {
             return Err(Error::Config(format!("U-Net input: expected [B, C, H, W], got {:?}", x.dims())));
         };
@@ -162,7 +164,11 @@ impl UNet {
             let got = format!("{} noise levels and {} stages", c_noise.len(), stages.len());
             return Err(Error::Config(format!("a batch of {b} needs as many noise levels and stages, got {got}")));
         }
-        self.config.check_size(h, w)?;
+        self.config.check_size(h, w)
+    }
+
+    /// The input channels last, `Condition::concat` behind x.
+    fn input(&self, x: &Tensor, cond: &Condition) -> Result<Tensor> {
         let x = match &cond.concat {
             None => x.clone(),
             Some(concat) => Tensor::cat(&[x, concat], 1)?,

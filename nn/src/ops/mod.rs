@@ -31,6 +31,7 @@ mod normalization;
 mod pool;
 mod precision;
 mod resample;
+mod split;
 
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 pub(crate) use cuda::optimizer;
@@ -47,6 +48,7 @@ pub use loss::{huber_loss, l1_loss, mse_loss};
 pub use normalization::{Activation, group_norm, layer_norm};
 pub use pool::{PoolConfig, max_pool2d};
 pub use resample::{average_pool2x, concat_channels, upsample_nearest2x};
+pub use split::split_rows;
 
 use candle_core::Tensor;
 

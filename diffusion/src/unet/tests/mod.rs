@@ -300,6 +300,8 @@ fn inputs_that_do_not_fit_are_refused() -> Result<()> {
     assert!(message(unet.embed_classes(&[Some(3)])).contains("class 3"));
     let narrow = Condition { vector: Some(normal("v", &[1, 5])?), ..Condition::none() };
     assert!(message(unet.forward(&x, &[1.0], &[0], &narrow, None)).contains("expected [1, 64], got [1, 5]"));
+    let two = Condition { vector: Some(normal("v", &[2, 64])?), ..Condition::none() };
+    assert!(message(unet.forward(&x, &[1.0], &[0], &two, None)).contains("`Condition::vector`: expected 1 rows, got [2, 64]"));
     let context = Condition { context: Some(normal("c", &[1, 2, 5])?), ..cond };
     assert!(message(unet.forward(&x, &[1.0], &[0], &context, None)).contains("no cross attention"));
     Ok(())
