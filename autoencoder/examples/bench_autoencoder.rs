@@ -14,10 +14,7 @@ use strata_nn::{params::ParamStore, random::Key};
 fn main() -> Result<()> {
     strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
-    strata_nn::memory::among_workers(None, run)
-}
-
-fn run() -> Result<()> {
+    strata_nn::memory::join_workers(None);
     let name = std::env::args().nth(1).unwrap();
     let text = AutoencoderTraining::PRESETS.iter().find(|(n, _)| *n == name).unwrap().1;
     let config = toml::from_str::<AutoencoderTraining>(text).unwrap().network();

@@ -73,10 +73,7 @@ fn once(model: &Model, sampler: Sampler) -> (f64, f64) {
 fn main() {
     strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
-    strata_nn::memory::among_workers(None, run);
-}
-
-fn run() {
+    strata_nn::memory::join_workers(None);
     let model = model();
     println!("{:<16} {:>9} {:>12} {:>8}", "sampler", "step ms", "outside ms", "share %");
     for name in ["euler", "dpmpp-2m", "dpmpp-3m", "unipc", "heun", "euler-ancestral", "sde-dpmpp-2m", "pc"] {

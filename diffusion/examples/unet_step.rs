@@ -23,21 +23,19 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 fn main() -> Result<()> {
     strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
-    println!("{}", strata_nn::memory::among_workers(None, || measure().map_err(|e| e.to_string()))?);
-    Ok(())
-}
-
-fn measure() -> Result<serde_json::Value> {
+    strata_nn::memory::join_workers(None);
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |i: usize| args[i].parse::<usize>();
-    Ok(match args[0].as_str() {
+    let answer = match args[0].as_str() {
         "step" => {
             let recompute = args.last().is_some_and(|last| last == "recompute");
             let stage = args.get(5).filter(|s| *s != "recompute").map(|s| s.parse()).transpose()?;
             step(&args[1], [number(2)?, number(3)?, number(4)?], stage, recompute)?
         }
         other => return Err(format!("expected step, got {other}").into()),
-    })
+    };
+    println!("{answer}");
+    Ok(())
 }
 
 /// Whole steps, each of samples of one stage (the given one, or all in turn), activations kept or computed anew.

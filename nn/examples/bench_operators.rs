@@ -101,10 +101,7 @@ fn cpu_milliseconds() -> f64 {
 fn main() -> Result<()> {
     strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
-    strata_nn::memory::among_workers(None, run)
-}
-
-fn run() -> Result<()> {
+    strata_nn::memory::join_workers(None);
     let (device, dtype) = (device(), dtype());
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();

@@ -26,19 +26,17 @@ pub fn let_idle_threads_sleep() {
     }
 }
 
-/// Runs `f` as one of rayon's threads, of which there are `threads` (by default as many as processors, or what `RAYON_NUM_THREADS`
-/// says).
+/// Makes the calling thread one of those that rayon divides work between, of which there are `threads` (by default what
+/// `RAYON_NUM_THREADS` says, or as many as processors).
 ///
-/// An operator divides its work between those threads. Called from one of them it begins at once and waits for the others alone;
-/// called from outside it would be handed over and back each time, which takes longer than a small operator itself. Programs call
-/// it once, around all that they do; a later call changes nothing. With a single thread `f` stays outside, so that other threads
-/// that use rayon find it free.
-///
-/// # Panics
-/// If `f` does.
-pub fn among_workers<R: Send>(threads: Option<usize>, f: impl FnOnce() -> R + Send) -> R {
-    // Candle walks a graph recursively; a stack is memory only as far as it is used.
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).stack_size(256 << 20);
+/// An operator that is called from one of them begins at once and waits for the others alone; from outside its work would be
+/// handed over and back each time, which takes longer than a small operator itself. Programs call it once, first thing in `main`;
+/// a later call changes nothing. Where there is a single thread, it stays outside, so that others that use rayon find it free.
+pub fn join_workers(threads: Option<usize>) {
+    let asked = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok().filter(|&n| n > 0);
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.or_else(asked).unwrap_or_else(processors);
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let builder = if threads > 1 { builder.use_current_thread() } else { builder };
     let _built_before = builder.build_global();
-    if rayon::current_num_threads() == 1 { f() } else { rayon::scope(|_| f()) }
 }

@@ -143,10 +143,7 @@ fn processor() -> f64 {
 fn main() {
     strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
-    strata_nn::memory::among_workers(None, run);
-}
-
-fn run() {
+    strata_nn::memory::join_workers(None);
     let argument = std::env::args().nth(1).unwrap();
     // `row+recompute`: with checkpointed activations.
     let (row, recompute) = argument.split_once('+').map_or((argument.as_str(), false), |(row, _)| (row, true));

@@ -59,14 +59,13 @@ impl Rates {
 impl State {
     /// Zeros. Errors if `var` is neither float32 nor float64.
     pub fn new(var: &Var, amsgrad: bool) -> Result<Self> {
-        let n = var.elem_count();
         match var.dtype() {
             DType::F32 | DType::F64 if !on_host(var) || multi_tensor::applies(var) => {
                 let zeros = || var.as_detached_tensor().zeros_like();
                 Ok(Self::Device { mean: zeros()?, square: zeros()?, peak: amsgrad.then(zeros).transpose()? })
             }
-            DType::F32 => Ok(Self::F32(Moments::zeros(n, amsgrad))),
-            DType::F64 => Ok(Self::F64(Moments::zeros(n, amsgrad))),
+            DType::F32 => Ok(Self::F32(Moments::unused(amsgrad))),
+            DType::F64 => Ok(Self::F64(Moments::unused(amsgrad))),
             other => Err(wrong_dtype(other)),
         }
     }
@@ -117,13 +116,23 @@ impl State {
 }
 
 impl<T: Real> Moments<T> {
-    fn zeros(n: usize, amsgrad: bool) -> Self {
-        let zeros = |n| vec![T::from_double(0.0); n];
-        Self { mean: zeros(n), square: zeros(n), peak: zeros(if amsgrad { n } else { 0 }), amsgrad }
+    /// Zeros that take no memory before the first step: a stage that is not trained has none.
+    const fn unused(amsgrad: bool) -> Self {
+        Self { mean: Vec::new(), square: Vec::new(), peak: Vec::new(), amsgrad }
+    }
+
+    fn begin(&mut self, n: usize) {
+        if self.mean.is_empty() {
+            let zeros = |n| vec![T::from_double(0.0); n];
+            *self = Self { mean: zeros(n), square: zeros(n), peak: zeros(if self.amsgrad { n } else { 0 }), ..*self };
+        }
     }
 
     fn tensors(&self, var: &Var) -> Result<Vec<(&'static str, Tensor)>> {
-        let copy = |data: &Vec<T>| Tensor::from_slice(data, var.shape(), var.device());
+        let copy = |data: &Vec<T>| match data.is_empty() {
+            true => Tensor::zeros(var.shape(), var.dtype(), var.device()),
+            false => Tensor::from_slice(data, var.shape(), var.device()),
+        };
         let mut tensors = vec![("exp_avg", copy(&self.mean)?), ("exp_avg_sq", copy(&self.square)?)];
         if self.amsgrad {
             tensors.push(("max_exp_avg_sq", copy(&self.peak)?));
@@ -149,6 +158,7 @@ fn sweep<T: Real>(
     rates: &Rates,
     average: Option<&mut Average<'_>>,
 ) -> Result<()> {
+    moments.begin(var.elem_count());
     let (coefficients, replace) = (rates.coefficients(), rates.sanitize.map(Sanitize::replace));
     let Some(average) = average else {
         return Ok(var.inplace_op2(grad, &AdamStep { coefficients, moments: Mutex::new(moments), replace, average: None })?);
