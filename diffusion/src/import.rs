@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     model::{LatentScaling, Model, ModelConfig},
     training::DiffusionTraining,
-    unet::{Family, KeyMap, modern_name},
+    unet::{EdmUNetConfig, Family, KeyMap, modern_name},
 };
 
 mod diffusers;
@@ -57,6 +57,17 @@ pub fn import(file: &Checkpoint, config: &DiffusionTraining, latents: LatentScal
     keys.load(model.store(), &tensors, &file.path().display().to_string())?;
     model.store().freeze();
     Ok(model)
+}
+
+/// What the network of an EDM snapshot is, by the arguments that it was made with, which are in the file.
+///
+/// # Errors
+/// If the file does not tell, or tells of what has no counterpart here.
+pub fn edm_config(file: &Checkpoint) -> Result<DiffusionTraining> {
+    let edm = EdmUNetConfig::of_snapshot(file.metadata())?;
+    let (parametrization, schedule) = edm.preconditioning()?.of_model()?;
+    let boundaries = edm.boundaries().ok_or_else(|| Error::Config("stages of several intervals have no counterpart".into()))?;
+    Ok(DiffusionTraining { unet: edm.translate()?, parametrization, schedule, boundaries, ..DiffusionTraining::default() })
 }
 
 /// The number that a latent diffusion checkpoint says latents were multiplied with, if it says so.

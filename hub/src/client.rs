@@ -63,6 +63,8 @@ impl Client {
         let api = builder.build().map_err(|e| Error::Network { subject: "the hub".into(), message: e.to_string() })?;
         let address = api.model("a/b".into()).url("c");
         let endpoint = address.strip_suffix("/a/b/resolve/main/c").unwrap_or(&address).to_string();
+        // Offline nobody needs to be trusted.
+        let certificates = if settings.offline { RootCerts::WebPki } else { root_certificates()? };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -70,7 +72,7 @@ impl Client {
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(settings.silence))
             .user_agent(concat!("strata/", env!("CARGO_PKG_VERSION")))
-            .tls_config(TlsConfig::builder().root_certs(root_certificates()?).build());
+            .tls_config(TlsConfig::builder().root_certs(certificates).build());
         Ok(Self { agent: config.build().into(), endpoint, settings })
     }
 
@@ -112,7 +114,7 @@ impl Client {
             if from > 0 {
                 request = request.header(header::RANGE, format!("bytes={from}-"));
             }
-            let response = request.call().map_err(passing)?;
+            let response = request.call().map_err(|e| unanswered(&url, &e))?;
             match redirect(&response, &url)? {
                 Some(next) => url = next,
                 None if from > 0 && response.status() == StatusCode::RANGE_NOT_SATISFIABLE => return Ok(response),
@@ -130,7 +132,7 @@ impl Client {
             if let Some(who) = self.authorization(&url) {
                 request = request.header(header::AUTHORIZATION, who);
             }
-            let response = request.call().map_err(passing)?;
+            let response = request.call().map_err(|e| unanswered(&url, &e))?;
             let told = response.headers().contains_key("x-repo-commit");
             match redirect(&response, &url)? {
                 Some(next) if !told => url = next,
@@ -214,6 +216,21 @@ impl Client {
             }
         }
     }
+}
+
+/// A request without an answer. What will be so again is not tried again: an address or a certificate that cannot be used.
+pub(crate) fn unanswered(url: &str, error: &ureq::Error) -> Failure {
+    let (message, remedy) = match error {
+        ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+            (format!("no safe connection: {e}"), Some("SSL_CERT_FILE names the certificates that are trusted, as within firms"))
+        }
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+            (error.to_string(), Some("HF_ENDPOINT is the hub's address, https://..."))
+        }
+        other => return passing(other),
+    };
+    let subject = url.split('?').next().unwrap_or(url).to_string();
+    Failure::Final(Error::Refused { subject, message, remedy: remedy.map(ToString::to_string) })
 }
 
 /// Where a response leads to, if it leads elsewhere.

@@ -9,7 +9,7 @@ use ureq::http::header;
 
 use crate::{
     Client, Error, Kind, Repository, Result,
-    client::{Failure, encoded, passing},
+    client::{Failure, encoded, passing, unanswered},
     identity::hex,
 };
 
@@ -206,7 +206,7 @@ fn put(
         source.seek(SeekFrom::Start(range.start)).map_err(failed)?;
         let mut body = source.take(range.end - range.start);
         let request = client.agent().put(to).header(header::CONTENT_LENGTH, (range.end - range.start).to_string());
-        let response = request.send(ureq::SendBody::from_reader(&mut body)).map_err(passing)?;
+        let response = request.send(ureq::SendBody::from_reader(&mut body)).map_err(|e| unanswered(to, &e))?;
         let response = client.check(repo, response)?;
         let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default();
         Ok(etag.to_string())
@@ -227,5 +227,5 @@ fn request(client: &Client, url: &str, kind: &str, body: &str) -> std::result::R
     if let Some(who) = client.authorization(url) {
         request = request.header(header::AUTHORIZATION, who);
     }
-    request.send(body.as_bytes()).map_err(passing)
+    request.send(body.as_bytes()).map_err(|e| unanswered(url, &e))
 }

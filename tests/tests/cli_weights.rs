@@ -85,6 +85,10 @@ fn cli_convert_says_what_it_cannot_do() {
     assert!(stderr.contains("latent diffusion model") && stderr.contains("--plain"), "{stderr}");
     let stderr = refusal(strata(folder.path()).arg("convert").arg(golden("real_lpips_alex/alex.pth")).arg("out"));
     assert!(stderr.contains(".safetensors"), "{stderr}");
+    // It tells what it is; the golden one has only a few of such a network's layers.
+    let snapshot = golden("edm_snapshot_pkl/network-snapshot-000100.pkl");
+    let stderr = refusal(strata(folder.path()).arg("convert").arg(snapshot).arg("out"));
+    assert!(stderr.contains("missing `model.dec.8x8_block0.conv0.weight`"), "{stderr}");
     assert!(contents(folder.path()).is_empty());
 }
 

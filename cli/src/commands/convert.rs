@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use strata_nn::checkpoint::Checkpoint;
 
-use super::convert_diffusers;
+use super::{convert_diffusers, convert_published};
 use crate::{Outcome, args, context::Context, hint::hinted, origin::Origin};
 
 /// The command.
@@ -19,7 +19,7 @@ pub fn run(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome> {
         return Err(hinted(format!("{}: exists already", args.out.display()), "choose another OUT, or remove it"));
     }
     if let Some(preset) = &args.preset {
-        return super::convert_published::run(args, preset, context);
+        return convert_published::run(args, preset, context);
     }
     if !args.plain && convert_diffusers::class(&args.input).is_some() {
         return convert_diffusers::import(args, context);
@@ -43,6 +43,7 @@ pub fn run(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome> {
             autoencoder(args, context)
         }
         Origin::CompvisAutoencoder if is_file_name(&args.input) => autoencoder(args, context),
+        Origin::Edm => convert_published::edm(args, &file, context),
         Origin::Unknown => plain(&file, args),
         other => Err(hinted(
             format!("{}: {} cannot be converted into a model of Strata", args.input.display(), other.describe()),

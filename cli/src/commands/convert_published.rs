@@ -1,11 +1,11 @@
-//! `strata convert --preset`: a published diffusion checkpoint becomes a folder that `strata sample` draws with.
+//! `strata convert --preset`, or of an EDM snapshot: a published diffusion checkpoint becomes a folder that `strata sample` draws with.
 
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, ensure};
 use strata_autoencoder::LoadedAutoencoder;
 use strata_diffusion::{
-    import::{import, scale_factor},
+    import::{edm_config, import, scale_factor},
     model::LatentScaling,
     training::{DiffusionTraining, MODEL},
     unet::Family,
@@ -31,18 +31,29 @@ pub fn run(args: &args::Convert, preset: &str, context: &Context) -> anyhow::Res
     let preset = settings::find(DiffusionTraining::PRESETS, preset)?;
     let layers = Layers { preset: Some(preset), sets: args.set.clone(), ..Layers::default() };
     let (config, _): (DiffusionTraining, _) = resolve(layers)?;
-    let file = Checkpoint::open(&args.input)?;
+    convert(args, &Checkpoint::open(&args.input)?, &config, context)
+}
+
+/// The conversion of an EDM snapshot, which tells itself what it is.
+///
+/// # Errors
+/// As [`run`].
+pub fn edm(args: &args::Convert, file: &Checkpoint, context: &Context) -> anyhow::Result<Outcome> {
+    convert(args, file, &edm_config(file).with_context(|| file.path().display().to_string())?, context)
+}
+
+fn convert(args: &args::Convert, file: &Checkpoint, config: &DiffusionTraining, context: &Context) -> anyhow::Result<Outcome> {
     let parent = args.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent)?;
     let folder = tempfile::tempdir_in(parent).with_context(|| parent.display().to_string())?;
     let latents = match config.unet.family {
-        Family::Ldm => latents(&file, &config, args, folder.path(), context)?,
+        Family::Ldm => latents(file, config, args, folder.path(), context)?,
         _ => {
             ensure!(args.autoencoder.is_none(), "--autoencoder: the samples of this network are pictures, not latents");
             LatentScaling::pixels()
         }
     };
-    let model = import(&file, &config, latents, &context.device)?;
+    let model = import(file, config, latents, &context.device)?;
     weights::save(&folder.path().join(MODEL), &model.store().tensors(), &model.metadata()?)?;
     // The model comes last: a folder that has one is complete.
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;

@@ -107,3 +107,24 @@ fn what_does_not_fit_is_named() {
     let text = imported(&renamed(&tensors, |n| format!("other.{n}")), &config).unwrap_err().to_string();
     assert!(text.contains("is the preset the right one"), "{text}");
 }
+
+#[test]
+fn an_edm_snapshot_tells_what_it_is() {
+    use serde_json::json;
+    let told = [
+        ("ema.class_name", json!("EDMPrecond")),
+        ("ema._init_kwargs.img_resolution", json!(32)),
+        ("ema._init_kwargs.img_channels", json!(3)),
+        ("ema._init_kwargs.label_dim", json!(10)),
+        ("ema._init_kwargs.sigma_max", json!("inf")),
+        ("ema.model.class_name", json!("SongUNet")),
+        ("ema.model._init_kwargs.in_channels", json!(3)),
+        ("ema.model._init_kwargs.channel_mult", json!([2, 2, 2])),
+        ("ema.model._init_kwargs.augment_dim", json!(9)),
+    ];
+    let metadata = told.map(|(key, value)| (key.to_string(), value)).into();
+    let unet = EdmUNetConfig::of_snapshot(&metadata).unwrap().translate().unwrap();
+    assert_eq!((unet.family, unet.size, unet.classes, unet.augment), (Family::Song, Some(32), Some(10), Some(9)));
+    assert_eq!((unet.width, unet.multipliers, unet.blocks, unet.attention), (128, vec![2, 2, 2], 4, vec![1]));
+    EdmUNetConfig::of_snapshot(&BTreeMap::new()).unwrap_err();
+}

@@ -30,11 +30,15 @@ pub struct DiffusersUNet {
     out_channels: Option<usize>,
     down_block_types: Option<Vec<String>>,
     up_block_types: Option<Vec<String>>,
-    mid_block_type: Option<Value>,
+    /// Null is none at all.
+    #[serde(default = "of_class")]
+    mid_block_type: Value,
     block_out_channels: Option<Vec<usize>>,
     layers_per_block: Option<OneOrMany>,
     transformer_layers_per_block: Option<OneOrMany>,
-    attention_head_dim: Option<Value>,
+    /// Null is one head.
+    #[serde(default = "of_class")]
+    attention_head_dim: Value,
     num_attention_heads: Option<OneOrMany>,
     cross_attention_dim: Option<OneOrMany>,
     norm_num_groups: Option<usize>,
@@ -55,6 +59,11 @@ pub struct DiffusersUNet {
     use_linear_projection: Option<bool>,
     #[serde(flatten)]
     rest: Map<String, Value>,
+}
+
+/// What stands for a key that is absent where null means something else: the class has its own value.
+fn of_class() -> Value {
+    Value::String("of the class".into())
 }
 
 /// A number for all levels, or one for each.
@@ -226,10 +235,8 @@ impl DiffusersUNet {
 
     fn middle_attention(&self) -> Result<bool> {
         let expected = if self.conditional { "UNetMidBlock2DCrossAttn" } else { "UNetMidBlock2D" };
-        match &self.mid_block_type {
-            None => {}
-            Some(Value::String(given)) if given == expected => {}
-            Some(other) => return Err(wrong("mid_block_type", expected, other)),
+        if self.mid_block_type != of_class() && self.mid_block_type != expected {
+            return Err(wrong("mid_block_type", expected, &self.mid_block_type));
         }
         Ok(self.conditional || self.add_attention.unwrap_or(true))
     }
@@ -249,9 +256,9 @@ impl DiffusersUNet {
     fn heads(&self, widths: &[usize]) -> Result<Vec<usize>> {
         const KEY: &str = "attention_head_dim";
         let given: Option<OneOrMany> = match &self.attention_head_dim {
-            None => Some(OneOrMany::One(8)),
-            Some(Value::Null) => None,
-            Some(value) => {
+            Value::Null => None,
+            value if *value == of_class() => Some(OneOrMany::One(8)),
+            value => {
                 Some(serde_json::from_value(value.clone()).map_err(|_| wrong(KEY, "a number or one for each level", value))?)
             }
         };

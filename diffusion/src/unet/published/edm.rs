@@ -1,7 +1,10 @@
 //! The published configuration of EDM's networks, and the names in their checkpoints.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::{EdmPrecond, Intervals, ascending_boundaries, decoder_widths, levels_of_sizes};
 use crate::{
@@ -121,6 +124,39 @@ fn word<T: Copy>(key: &str, got: &str, known: &[(&str, T)]) -> Result<T> {
 }
 
 impl EdmUNetConfig {
+    /// From what a snapshot tells beside its tensors (see [`strata_nn::checkpoint::Checkpoint::metadata`]): the arguments with which
+    /// the wrapper and the network in it were made; those that were left out are EDM's defaults.
+    ///
+    /// # Errors
+    /// If it tells none, or some that have no counterpart.
+    pub fn of_snapshot(metadata: &BTreeMap<String, Value>) -> Result<Self> {
+        let class = |key: &str| metadata.get(key).and_then(Value::as_str);
+        let Some(precond) = class("ema.class_name") else {
+            return Err(Error::Config("the file does not tell how its network was made (`ema.class_name`)".into()));
+        };
+        let mut table: Map<String, Value> = match class("ema.model.class_name") {
+            Some("DhariwalUNet") => json!({ "model_channels": 192, "channel_mult": [1, 2, 3, 4], "num_blocks": 3,
+                "attn_resolutions": [32, 16, 8] }),
+            Some("SongUNet") => json!({ "model_channels": 128, "channel_mult": [1, 2, 2, 2], "num_blocks": 4,
+                "attn_resolutions": [16] }),
+            _ => json!({}),
+        }
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+        for prefix in ["ema.model._init_kwargs.", "ema._init_kwargs."] {
+            let given = metadata.iter().filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_string(), value.clone())));
+            // The channels of the inner network follow from the wrapper's; infinity is no number of JSON.
+            table
+                .extend(given.filter(|(key, value)| !["in_channels", "out_channels"].contains(&key.as_str()) && *value != "inf"));
+        }
+        table.insert("precond".into(), precond.into());
+        if let Some(class) = class("ema.model.class_name") {
+            table.entry("model_type").or_insert_with(|| class.into());
+        }
+        serde_json::from_value(Value::Object(table)).map_err(|e| Error::Config(format!("the arguments of an EDM network: {e}")))
+    }
+
     /// Our configuration of the same network.
     ///
     /// # Errors

@@ -30,6 +30,7 @@ fn small() -> UNetConfig {
 }
 
 fn variants() -> Vec<(&'static str, UNetConfig)> {
+    let linear = TransformerConfig { depth: 1, context_width: 6 };
     let transformer = Some(TransformerConfig { depth: 2, context_width: 6 });
     vec![
         ("plain", small()),
@@ -74,7 +75,26 @@ fn variants() -> Vec<(&'static str, UNetConfig)> {
             "ncsnpp of an odd filter",
             UNetConfig { filter: vec![1.0, 2.0, 1.0], input_pyramid: InputPyramid::Residual, ..edm(Family::Ncsnpp) },
         ),
+        ("diffusers", UNetConfig { classes: Some(4), scale_shift: true, ..diffusers() }),
+        ("diffusers with transformers", UNetConfig { transformer: Some(linear), ..diffusers() }),
     ]
+}
+
+/// With every departure from a family's rules.
+fn diffusers() -> UNetConfig {
+    let details = Details {
+        eps: 1e-6,
+        wave_shift: 1.0,
+        sines_first: true,
+        pad_right_below: true,
+        down: vec![Resample::Convolution, Resample::Block],
+        up: vec![Resample::Block, Resample::Convolution],
+        heads: vec![1, 2, 4],
+        middle_norm: false,
+        linear_projection: true,
+        ..Details::default()
+    };
+    UNetConfig { family: Family::Diffusers, multipliers: vec![1, 2, 1], details: Some(details), ..small() }
 }
 
 fn edm(family: Family) -> UNetConfig {

@@ -7,7 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use super::{Built, build, largest_difference, message, normal};
 use crate::{
     Error, Result,
-    unet::{EdmUNetConfig, KeyMap, LdmUNetConfig, ScoreSdeConfig, UNetConfig},
+    unet::{
+        DecoderConfig, DiffusersUNet, EdmUNetConfig, Heads, KeyMap, LdmUNetConfig, ScoreSdeConfig, UNetConfig,
+        diffusers_config_json, diffusers_keys,
+    },
 };
 
 fn read<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {
@@ -30,6 +33,10 @@ const STAGES: &str = r#"{"precond": "EDMPrecond", "num_groups": 16, "model_type"
     "img_channels": 3, "en_model_channels": 16, "de_model_channels": [32, 16], "stage_num": 2, "channel_mult": [1, 2],
     "stage_interval": [[[0, 1.25]], [[1.25, null]]], "num_blocks": 1, "attn_resolutions": [8], "encoder_type": "skip"}"#;
 
+const DIFFUSERS: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 16, "block_out_channels": [16, 24], "layers_per_block": 1,
+    "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "norm_num_groups": 4, "num_class_embeds": 3, "flip_sin_to_cos": false, "freq_shift": 1, "downsample_padding": 0}"#;
+
 const SCORE: &str = r#"{"model": {"en_nf": 16, "de_nfs": [32, 16], "stage_num": 2, "ch_mult": [1, 2], "num_res_blocks": 1,
     "stage_interval": [[[0, 0.442]], [[0.442, 1]]], "attn_resolutions": [8], "progressive_input": "residual",
     "progressive": "output_skip", "group": 16}, "data": {"image_size": 16, "centered": true}}"#;
@@ -38,7 +45,9 @@ const SCORE: &str = r#"{"model": {"en_nf": 16, "de_nfs": [32, 16], "stage_num": 
 fn layouts() -> Result<Vec<(UNetConfig, KeyMap, &'static str)>> {
     let (ldm, score): (LdmUNetConfig, ScoreSdeConfig) = (read(LDM)?, read(SCORE)?);
     let [song, adm, stages]: [EdmUNetConfig; 3] = [read(SONG)?, read(ADM)?, read(STAGES)?];
+    let diffusers = DiffusersUNet::from_json(&read(DIFFUSERS)?)?.translate()?;
     Ok(vec![
+        (diffusers.clone(), diffusers_keys(&diffusers)?, "down_blocks.0.downsamplers.0.conv1.weight"),
         (
             ldm.translate()?,
             ldm.key_map()?.with_prefix("model.diffusion_model."),
@@ -136,5 +145,65 @@ fn published_configurations_that_cannot_be_built_say_why() -> Result<()> {
     for part in ["`resblock_type`: expected biggan, got `ddpm`", "`progressive_input` residual: expected `fir` true"] {
         assert!(text.contains(part), "{part} is missing in: {text}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_network_of_ours_is_written_for_diffusers_or_the_reasons_are_told() -> Result<()> {
+    let decoder = |width| DecoderConfig { width, attention: vec![1], heads: None };
+    let config = UNetConfig {
+        width: 16,
+        multipliers: vec![1, 2],
+        attention: vec![1],
+        heads: Heads::Width(8),
+        groups: 4,
+        decoders: vec![decoder(16)],
+        ..UNetConfig::default()
+    };
+    let back = DiffusersUNet::from_json(&diffusers_config_json(&config)?)?.translate()?;
+    // Another family, but the same network: the same tensors, under the same names.
+    let (ours, theirs) = (build(&config)?, build(&back)?);
+    let exported = |built: &Built, config| -> Result<Vec<(String, Vec<usize>)>> {
+        let mut all: Vec<_> = diffusers_keys(config)?.export(&built.store.tensors())?;
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(all.into_iter().map(|(name, t)| (name, t.dims().to_vec())).collect())
+    };
+    assert_eq!(exported(&ours, &config)?, exported(&theirs, &back)?);
+    let text = message(diffusers_config_json(&UNetConfig {
+        heads: Heads::Count(2),
+        attention: vec![0, 1],
+        rescale: true,
+        decoders: vec![decoder(8)],
+        ..config.clone()
+    }));
+    for part in ["`decoders.0.width`", "`rescale`", "`heads`"] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+    let several = UNetConfig { decoders: vec![decoder(16), decoder(16)], ..config };
+    assert!(message(diffusers_config_json(&several)).contains("expected one, got 2"));
+    Ok(())
+}
+
+#[test]
+fn a_configuration_of_diffusers_that_has_no_counterpart_is_refused_with_all_reasons() -> Result<()> {
+    let mut json: serde_json::Value = read(DIFFUSERS)?;
+    json["class_embed_type"] = "timestep".into();
+    json["time_embedding_type"] = "fourier".into();
+    json["new_key"] = 1.into();
+    let text = message(DiffusersUNet::from_json(&json).map(drop));
+    for part in ["`class_embed_type`: expected null, got \"timestep\"", "`time_embedding_type`", "`new_key` is unknown"] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+    let mut json: serde_json::Value = read(DIFFUSERS)?;
+    // Null is not what an absent key is.
+    let heads = |json: &serde_json::Value| Ok::<_, Error>(DiffusersUNet::from_json(json)?.translate()?.details.map(|d| d.heads));
+    assert_eq!(heads(&json)?, Some(vec![2, 3]));
+    json["attention_head_dim"] = serde_json::Value::Null;
+    assert_eq!(heads(&json)?, Some(vec![1, 1]));
+    json["mid_block_type"] = serde_json::Value::Null;
+    assert!(message(heads(&json)).contains("`mid_block_type`"));
+    let mut json: serde_json::Value = read(DIFFUSERS)?;
+    json["layers_per_block"] = serde_json::json!(1u64 << 40);
+    assert!(message(DiffusersUNet::from_json(&json)?.translate()).contains("`blocks`: expected at most"));
     Ok(())
 }

@@ -51,7 +51,7 @@ pub fn diffusers_config_json(config: &UNetConfig) -> Result<Value> {
         }
         None => {
             json["_class_name"] = "UNet2DModel".into();
-            json["attention_head_dim"] = head_width(config).into();
+            json["attention_head_dim"] = head_width(config).unwrap_or_default();
             json["add_attention"] = config.middle_attends().into();
             json["downsample_type"] = kind(attending(config, Direction::Down).next()).into();
             json["upsample_type"] = kind(attending(config, Direction::Up).next()).into();
@@ -95,7 +95,7 @@ fn inexpressible(config: &UNetConfig) -> Vec<String> {
         ("resample", !ways.contains(&Resample::Mean), "`convolution` or `block`"),
         ("details.down and details.up", conditional || both(&one_way), "one way for all levels with attention"),
         ("resample", !conditional || both(&as_convolution), "`convolution` where there is cross attention"),
-        ("heads", conditional || head_width(config).is_some(), "heads of the same width in all levels"),
+        ("heads", conditional || head_width(config).is_some(), "heads of the same width in all levels, or one head"),
         ("details.middle_attention", !conditional || config.middle_attends(), "true where there is cross attention"),
         ("details.middle_norm", conditional || config.middle_norm() || config.scale_shift, "true unless `scale_shift`"),
     ];
@@ -151,8 +151,8 @@ fn head_counts(config: &UNetConfig) -> Vec<usize> {
     config.multipliers.iter().enumerate().map(one).collect()
 }
 
-/// The channels of each head, if they are the same wherever there is attention.
-fn head_width(config: &UNetConfig) -> Option<usize> {
+/// The channels of each head, if they are the same wherever there is attention; null: one head everywhere.
+fn head_width(config: &UNetConfig) -> Option<Value> {
     let lowest = config.levels().checked_sub(1).filter(|_| config.middle_attends());
     let mut levels: Vec<usize> = attention(config, Direction::Down).to_vec();
     levels.extend(attention(config, Direction::Up).iter().copied().chain(lowest));
@@ -160,5 +160,8 @@ fn head_width(config: &UNetConfig) -> Option<usize> {
     let mut widths = levels.iter().map(|&level| config.multipliers[level] * config.width / counts[level].max(1));
     // Without attention any number will do.
     let first = widths.next().unwrap_or(8);
-    widths.all(|width| width == first).then_some(first)
+    if widths.all(|width| width == first) {
+        return Some(first.into());
+    }
+    levels.iter().all(|&level| counts[level] == 1).then_some(Value::Null)
 }
