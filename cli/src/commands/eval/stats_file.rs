@@ -44,7 +44,7 @@ fn of(mu: Numbers, sigma: Numbers, count: Option<u64>) -> anyhow::Result<Statist
     Ok(Statistics::new(mu.values, sigma.values, count)?)
 }
 
-/// Writes `mu` [d] and `sigma` [d, d], float64; and `count`, the number of images, which other programs do not look at.
+/// Writes `mu` `[d]` and `sigma` `[d, d]`, float64; and `count`, the number of images, which other programs do not look at.
 ///
 /// # Errors
 /// If the file cannot be written.
