@@ -76,7 +76,8 @@ pub struct AdversarialTraining {
     pub start_images: u64,
     /// The discriminator's loss.
     pub loss: GanLoss,
-    /// The discriminator's learning rate at its highest; 0: the autoencoder's.
+    /// The discriminator's learning rate at its highest; 0: the autoencoder's, but not above 2e-4. With the 3e-3 that suits a small
+    /// autoencoder it soon answers the same number for every picture.
     pub lr: f64,
     /// Adam's decays for the discriminator. 0.5 and 0.9: the published models; more momentum lets the two networks swing around
     /// each other.
@@ -86,6 +87,9 @@ pub struct AdversarialTraining {
     /// The discriminator.
     pub discriminator: DiscriminatorConfig,
 }
+
+/// That of Isola et al. 2017, who introduced this discriminator.
+const HIGHEST_DISCRIMINATOR_LR: f64 = 2e-4;
 
 impl Default for AdversarialTraining {
     fn default() -> Self {
@@ -340,7 +344,7 @@ impl AutoencoderTraining {
     }
 
     pub(crate) fn discriminator_optimizer(&self) -> AdamWConfig {
-        let lr = if self.adversarial.lr > 0.0 { self.adversarial.lr } else { self.lr };
+        let lr = if self.adversarial.lr > 0.0 { self.adversarial.lr } else { self.lr.min(HIGHEST_DISCRIMINATOR_LR) };
         let (beta1, beta2) = (self.adversarial.beta1, self.adversarial.beta2);
         AdamWConfig { lr, beta1, beta2, ..self.optimizer() }
     }

@@ -351,7 +351,7 @@ pub struct Convert {
 /// `strata inspect`
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A weight file, run directory, latents folder or data set
+    /// A weight file, settings (.toml), run directory, latents folder or data set
     #[arg(value_name = "FILE|RUN|LATENTS|DATA", required_unless_present = "preset")]
     pub target: Option<String>,
     /// A preset by name; `list` lists them

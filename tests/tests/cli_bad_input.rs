@@ -87,6 +87,30 @@ fn cli_refuses_sizes_that_cannot_be_halved() {
     assert!(!folder.path().join("run").exists());
 }
 
+#[test]
+fn cli_inspects_settings_and_says_what_cannot_be_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = include_str!("../../diffusion/presets/small-multistage.toml");
+    let inspect = |from: &str, to: &str| {
+        std::fs::write(folder.path().join("my.toml"), base.replacen(from, to, 1)).unwrap();
+        let mut command = strata(folder.path());
+        command.args(["inspect", "my.toml"]);
+        command
+    };
+    let shown = inspect("", "").output().unwrap();
+    assert!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains("decoder of stage 3"), "{shown:?}");
+    for (from, to, parts) in [
+        ("width = 32\nmult", "width = 33\nmult", &["`width`", "33"][..]),
+        ("groups = 16", "groups = 5", &["32 channels", "5 groups"]),
+        ("heads = { width = 32 }", "heads = { width = 7 }", &["heads", "7"]),
+        ("[unet]", "boundaries = [5.0, 2.0]\n[unet]", &["boundaries", "2"]),
+        ("[unet]", "boundaries = [5.0]\n[unet]", &["2 stages need 2 decoders", "[48, 32, 16]"]),
+    ] {
+        let stderr = refusal(&mut inspect(from, to));
+        assert!(parts.iter().all(|part| stderr.contains(part)), "{to}: {stderr}");
+    }
+}
+
 /// One chain for the refusals that need a trained autoencoder.
 #[test]
 fn cli_refuses_parts_that_do_not_belong_together() {

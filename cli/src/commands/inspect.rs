@@ -54,7 +54,7 @@ pub(crate) struct Shown {
     pub json: Value,
 }
 
-/// A weight file, run, latents folder or folder of diffusers; `None`: perhaps a data set.
+/// A weight file, settings, run, latents folder or folder of diffusers; `None`: perhaps a data set.
 fn inspect_path(path: &Path, norms: bool) -> anyhow::Result<Option<Shown>> {
     if path.join("run.toml").is_file() {
         return run_dir(path).map(Some);
@@ -64,6 +64,9 @@ fn inspect_path(path: &Path, norms: bool) -> anyhow::Result<Option<Shown>> {
     }
     if is_diffusers(path) {
         return diffusers_folder(path, norms).map(Some);
+    }
+    if path.is_file() && path.extension().is_some_and(|e| e == "toml") {
+        return settings_file(path).map(Some);
     }
     if path.is_file() && origin::is_named_as_weights(path) {
         return weight_file(path, norms).map(Some);
@@ -164,25 +167,38 @@ fn preset(name: &str) -> anyhow::Result<Shown> {
     for (kind, presets) in kinds {
         let Some((_, text)) = presets.iter().find(|(n, _)| *n == name) else { continue };
         let layers = Layers { preset: Some(toml::from_str(text)?), ..Layers::default() };
-        return if kind == "autoencoder" {
-            let (config, table) = resolve::<AutoencoderTraining>(layers)?;
-            let text = format!("# {}\n{}", strata_autoencoder::describe(&config)?.replace('\n', "\n# "), to_toml(&table)?);
-            Ok(Shown { text, json: json!({ "kind": kind, "config": table }) })
-        } else {
-            let (config, table) = resolve::<DiffusionTraining>(layers)?;
-            preset_of_diffusion(&config, &table)
-        };
+        return if kind == "autoencoder" { autoencoder_settings(layers) } else { diffusion_settings(layers) };
     }
     Err(hinted(format!("there is no preset `{name}`"), "strata inspect --preset list"))
 }
 
+/// What `--config` takes: of a diffusion training where it describes a U-Net, else of an autoencoder's.
+fn settings_file(path: &Path) -> anyhow::Result<Shown> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let table: toml::Table = toml::from_str(&text).with_context(|| path.display().to_string())?;
+    let layers = Layers { file: Some(path.to_path_buf()), ..Layers::default() };
+    if table.contains_key("unet") { diffusion_settings(layers) } else { autoencoder_settings(layers) }
+}
+
+fn autoencoder_settings(layers: Layers) -> anyhow::Result<Shown> {
+    let (config, table) = resolve::<AutoencoderTraining>(layers)?;
+    config.validate()?;
+    let text = format!("# {}\n{}", strata_autoencoder::describe(&config)?.replace('\n', "\n# "), to_toml(&table)?);
+    Ok(Shown { text, json: json!({ "kind": "autoencoder", "config": table }) })
+}
+
 /// Costs are shown for the size that the network is meant for.
-fn preset_of_diffusion(config: &DiffusionTraining, table: &toml::Table) -> anyhow::Result<Shown> {
+fn diffusion_settings(layers: Layers) -> anyhow::Result<Shown> {
+    let (config, table) = resolve::<DiffusionTraining>(layers)?;
+    config.validate()?;
+    if !config.boundaries.is_empty() {
+        config.unet.check_stages(config.boundaries.len() + 1)?;
+    }
     let side = config.unet.size.unwrap_or(16);
     let input = CostInput { height: side, width: side, context_tokens: 1 };
     let subject = Subject { unet: &config.unet, input, schedule: &config.schedule, boundaries: &config.boundaries };
     let description = Description::new(subject)?;
-    let text = format!("# {}\n{}", description.text().trim_end().replace('\n', "\n# "), to_toml(table)?);
+    let text = format!("# {}\n{}", description.text().trim_end().replace('\n', "\n# "), to_toml(&table)?);
     let mut json = serde_json::to_value(&description)?;
     if let Some(json) = json.as_object_mut() {
         json.insert("kind".into(), "diffusion".into());
