@@ -8,6 +8,7 @@ use std::{
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 use strata_nn::{
+    checkpoint::{DIFFUSERS_WEIGHTS, diffusers_weights},
     params::ParamStore,
     weights::{self, Weights},
 };
@@ -50,14 +51,6 @@ impl LoadedAutoencoder {
     }
 }
 
-/// Names of the weights in a folder of diffusers, the first that is there counts.
-const PUBLISHED: [&str; 4] = [
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.bin",
-    "diffusion_pytorch_model.bin.index.json",
-];
-
 /// The weight file that `path` stands for: itself, the averaged weights of a run directory's latest checkpoint, or those in a
 /// folder of diffusers.
 ///
@@ -70,7 +63,7 @@ pub fn weight_file(path: &Path) -> Result<PathBuf> {
     if !path.exists() {
         return Err(Error::file(path, "does not exist; expected an autoencoder's run directory or weight file"));
     }
-    if let Some(published) = PUBLISHED.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
+    if let Some(published) = diffusers_weights(path) {
         return Ok(published);
     }
     let folder = if path.join("state.json").is_file() { Some(path.to_path_buf()) } else { latest_checkpoint(path)? };
@@ -228,7 +221,7 @@ pub fn export_diffusers(autoencoder: &LoadedAutoencoder, dir: &Path, scaling_fac
     std::fs::create_dir_all(dir).map_err(|e| Error::file(dir, e))?;
     weights::write_atomic(&dir.join("config.json"), format!("{json:#}").as_bytes())?;
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-    Ok(weights::save(&dir.join("diffusion_pytorch_model.safetensors"), &tensors, &metadata)?)
+    Ok(weights::save(&dir.join(DIFFUSERS_WEIGHTS), &tensors, &metadata)?)
 }
 
 /// An autoencoder in memory as [`load`] would give it, from weights that training has at hand.

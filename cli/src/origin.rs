@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde_json::Value;
-use strata_nn::checkpoint::{Checkpoint, Layout};
+use strata_nn::checkpoint::{Checkpoint, Layout, diffusers_weights};
 
 /// What a weight file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,16 +111,9 @@ pub fn is_diffusers(folder: &Path) -> bool {
 
 /// The weight file of one of diffusers' models.
 pub fn weights_in(folder: &Path) -> Option<PathBuf> {
-    let names = [
-        "diffusion_pytorch_model.safetensors",
-        "diffusion_pytorch_model.safetensors.index.json",
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "diffusion_pytorch_model.bin",
-        "diffusion_pytorch_model.bin.index.json",
-        "pytorch_model.bin",
-    ];
-    names.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+    // Text encoders have the names of transformers.
+    let names = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+    diffusers_weights(folder).or_else(|| names.iter().map(|name| folder.join(name)).find(|path| path.is_file()))
 }
 
 /// The models of a folder of diffusers that have weights: names (empty for a single model) and weight files.
@@ -132,17 +125,24 @@ pub fn diffusers_parts(folder: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> 
     if !index.is_file() {
         return Ok(weights_in(folder).map(|weights| (String::new(), weights)).into_iter().collect());
     }
-    let text = std::fs::read_to_string(&index).with_context(|| index.display().to_string())?;
-    let json: Value = serde_json::from_str(&text).with_context(|| index.display().to_string())?;
+    let json = read_json(&index)?;
     let table = json.as_object().with_context(|| format!("{}: expected a table", index.display()))?;
     // A part's name is a folder's name and nothing that leads elsewhere.
     let names = table.keys().filter(|name| !name.starts_with('_') && !name.contains(['/', '\\', '.']));
     Ok(names.filter_map(|name| Some((name.clone(), weights_in(&folder.join(name))?))).collect())
 }
 
+/// A file of JSON.
+///
+/// # Errors
+/// If it cannot be read, or is none.
+pub fn read_json(path: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
 /// The `_class_name` of a `config.json` beside the file.
 pub fn class_beside(file: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(file.with_file_name("config.json")).ok()?;
-    let config: Value = serde_json::from_str(&text).ok()?;
+    let config = read_json(&file.with_file_name("config.json")).ok()?;
     config["_class_name"].as_str().map(ToString::to_string)
 }

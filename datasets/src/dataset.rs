@@ -265,7 +265,7 @@ impl Dataset {
         if *decode != Decode::default() || caption_column.is_some() {
             hash.update(format!("{decode:?} {caption_column:?}"));
         }
-        let text = hex(&hash.finalize());
+        let text = format!("{:x}", hash.finalize());
         Ok(self.0.fingerprint.get_or_init(|| text).clone())
     }
 
@@ -289,7 +289,7 @@ impl Dataset {
             all.update(digest);
         }
         all.update(format!("{:?}", self.options().decode));
-        Ok(hex(&all.finalize()))
+        Ok(format!("{:x}", all.finalize()))
     }
 }
 
@@ -313,14 +313,4 @@ fn choose(spec: &str, source: &dyn Source, split: &str, summary: &Summary) -> Re
         return Err(Error::argument("split", expected, split));
     }
     Ok(chosen)
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
-        let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
-        text.push(digit(b >> 4));
-        text.push(digit(b & 15));
-        text
-    })
 }

@@ -11,9 +11,7 @@ use candle_core::{DType, Device, safetensors};
 use serde_json::Value;
 use strata_conditioning::Condition;
 use strata_diffusion::unet::{DiffusersUNet, UNet, UNetConfig, diffusers_config_json, diffusers_keys, modern_name};
-use strata_nn::{params::ParamStore, weights};
-
-const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+use strata_nn::{checkpoint::DIFFUSERS_WEIGHTS, params::ParamStore, weights};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -22,7 +20,7 @@ fn load(folder: &Path) -> Result<(UNetConfig, ParamStore, UNet)> {
     let config = DiffusersUNet::from_json(&json)?.translate()?;
     let store = ParamStore::new(0, &Device::Cpu);
     let unet = UNet::new(&config, &store.root())?;
-    let tensors = weights::load(&folder.join(WEIGHTS), &Device::Cpu)?.tensors;
+    let tensors = weights::load(&folder.join(DIFFUSERS_WEIGHTS), &Device::Cpu)?.tensors;
     let tensors = tensors.into_iter().map(|(name, t)| (modern_name(&name), t)).collect();
     diffusers_keys(&config)?.load(&store, &tensors, "the folder")?;
     Ok((config, store, unet))
@@ -44,7 +42,7 @@ fn main() -> Result<()> {
             std::fs::create_dir_all(folder)?;
             std::fs::write(folder.join("config.json"), diffusers_config_json(&config)?.to_string())?;
             let tensors = diffusers_keys(&config)?.export(&store.tensors())?;
-            Ok(weights::save(&folder.join(WEIGHTS), &tensors, &[("format".to_string(), "pt".to_string())].into())?)
+            Ok(weights::save(&folder.join(DIFFUSERS_WEIGHTS), &tensors, &[("format".to_string(), "pt".to_string())].into())?)
         }
         [from, input, output] => {
             let y = run(&load(Path::new(from))?.2, &safetensors::load(input, &Device::Cpu)?)?;

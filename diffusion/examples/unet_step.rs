@@ -1,6 +1,6 @@
 //! Times whole training steps of a preset's model, for `tests/bench/unet_step.sh`.
 //!
-//!     unet_step step PRESET SIDE BATCH STEPS [stage] [recompute]    loss, gradients, AdamW and average; random images
+//!     unet_step PRESET SIDE BATCH STEPS [stage] [recompute]    loss, gradients, AdamW and average; random images
 //!
 //! Answers one JSON line; seconds are medians, `peak_gib` the most memory that the process held.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
@@ -26,15 +26,9 @@ fn main() -> Result<()> {
     strata_nn::memory::join_workers(None);
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |i: usize| args[i].parse::<usize>();
-    let answer = match args[0].as_str() {
-        "step" => {
-            let recompute = args.last().is_some_and(|last| last == "recompute");
-            let stage = args.get(5).filter(|s| *s != "recompute").map(|s| s.parse()).transpose()?;
-            step(&args[1], [number(2)?, number(3)?, number(4)?], stage, recompute)?
-        }
-        other => return Err(format!("expected step, got {other}").into()),
-    };
-    println!("{answer}");
+    let recompute = args.last().is_some_and(|last| last == "recompute");
+    let stage = args.get(4).filter(|s| *s != "recompute").map(|s| s.parse()).transpose()?;
+    println!("{}", step(&args[0], [number(1)?, number(2)?, number(3)?], stage, recompute)?);
     Ok(())
 }
 

@@ -47,17 +47,12 @@ impl Hasher {
 
     /// The hash in lower-case hexadecimal digits; nothing where none is known.
     pub(crate) fn finish(self) -> Option<String> {
-        let digest: Vec<u8> = match self {
-            Self::Sha256(hasher) => hasher.finalize().to_vec(),
-            Self::GitBlob(hasher) => hasher.finalize().to_vec(),
-            Self::Unknown => return None,
-        };
-        Some(hex(&digest))
+        match self {
+            Self::Sha256(hasher) => Some(format!("{:x}", hasher.finalize())),
+            Self::GitBlob(hasher) => Some(format!("{:x}", hasher.finalize())),
+            Self::Unknown => None,
+        }
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Whether `id` may be the name of a file.

@@ -10,7 +10,6 @@ use ureq::http::header;
 use crate::{
     Client, Error, Kind, Repository, Result,
     client::{Failure, encoded, passing, unanswered},
-    identity::hex,
 };
 
 /// Bytes of a file that the hub looks at to decide how it is kept.
@@ -97,7 +96,7 @@ impl<'a> Local<'a> {
             sample.extend_from_slice(&buffer[..n.min(SAMPLE.saturating_sub(sample.len()))]);
             size += n as u64;
         }
-        Ok(Self { upload, size, sha256: hex(&hasher.finalize()), sample })
+        Ok(Self { upload, size, sha256: format!("{:x}", hasher.finalize()), sample })
     }
 
     /// The line of a commit for a file that was uploaded before.

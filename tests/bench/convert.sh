@@ -4,11 +4,8 @@
 # STRATA_BENCH_VENV names the environment with PyTorch, as in exchange.sh.
 set -eu
 cd "$(dirname "$0")/../.."
-venv=${STRATA_BENCH_VENV:-$HOME/.cache/strata/bench-venv}
-if [ ! -x "$venv/bin/python" ]; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet torch numpy
-fi
+packages="torch numpy"
+. tests/bench/venv.sh
 strata=${STRATA_BINARY:-}
 if [ -z "$strata" ]; then
     cargo build --release --quiet
@@ -16,7 +13,7 @@ if [ -z "$strata" ]; then
 fi
 dir=$(mktemp -d "${STRATA_BENCH_DIR:-/tmp}/strata-convert.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
-"$venv/bin/python" - "$dir/big.ckpt" <<'PY'
+"$python" - "$dir/big.ckpt" <<'PY'
 import sys, torch
 base = torch.randn(64, 1024, 1024)
 torch.save({"state_dict": {f"block{i}.weight": base * (i + 1) for i in range(16)}, "global_step": 7}, sys.argv[1])

@@ -4,11 +4,8 @@
 # it does not exist. Options: --images N (for the distance), --timed N (for the speed), --repeat N.
 set -eu
 cd "$(dirname "$0")/../.."
-venv=${STRATA_BENCH_VENV:-$HOME/.cache/strata/bench-venv}
-if [ ! -x "$venv/bin/python" ]; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet torch torchvision numpy pillow pytorch-fid
-fi
+packages="torch torchvision numpy pillow pytorch-fid"
+. tests/bench/venv.sh
 cargo build --release --quiet -p strata-cli
 binary=${CARGO_TARGET_DIR:-target}/release/strata
-exec "$venv/bin/python" tests/bench/evaluation.py --binary "$binary" "$@"
+exec "$python" tests/bench/evaluation.py --binary "$binary" "$@"

@@ -3,11 +3,8 @@
 # virtual environment outside the repository. STRATA_BENCH_VENV names that environment (default: ~/.cache/strata/bench-venv).
 set -eu
 cd "$(dirname "$0")/../.."
-venv=${STRATA_BENCH_VENV:-$HOME/.cache/strata/bench-venv}
-if [ ! -x "$venv/bin/python" ]; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet torch numpy diffusers
-fi
+packages="torch numpy diffusers"
+. tests/bench/venv.sh
 cargo build --release --quiet --workspace --example run_autoencoder --example run_unet
 examples=${CARGO_TARGET_DIR:-target}/release/examples
-exec "$venv/bin/python" tests/bench/exchange.py --binary "$examples/run_autoencoder" --unet "$examples/run_unet" "$@"
+exec "$python" tests/bench/exchange.py --binary "$examples/run_autoencoder" --unet "$examples/run_unet" "$@"

@@ -4,13 +4,10 @@
 # STRATA_BENCH_DATA names a folder for the pictures (default: a temporary one).
 set -eu
 cd "$(dirname "$0")/../.."
-venv=${STRATA_BENCH_VENV:-$HOME/.cache/strata/bench-venv}
-if [ ! -x "$venv/bin/python" ]; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet torch torchvision pillow numpy
-fi
+packages="torch torchvision pillow numpy"
+. tests/bench/venv.sh
 cargo build --release --quiet -p strata-datasets --example bench_loading
 binary=${CARGO_TARGET_DIR:-target}/release/examples/bench_loading
 data=${STRATA_BENCH_DATA:-$(mktemp -d)}
 [ -d "$data/zip" ] || "$binary" make "$data" 6400
-exec "$venv/bin/python" tests/bench/loading.py --binary "$binary" --data "$data" "$@"
+exec "$python" tests/bench/loading.py --binary "$binary" --data "$data" "$@"

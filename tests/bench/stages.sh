@@ -4,11 +4,8 @@
 # created if it does not exist.
 set -eu
 cd "$(dirname "$0")/../.."
-venv=${STRATA_BENCH_VENV:-$HOME/.cache/strata/bench-venv}
-if [ ! -x "$venv/bin/python" ]; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet torch numpy
-fi
+packages="torch numpy"
+. tests/bench/venv.sh
 cargo build --release --quiet -p strata-diffusion --example bench_stages
 binary=${CARGO_TARGET_DIR:-target}/release/examples/bench_stages
-exec "$venv/bin/python" tests/bench/stages.py --binary "$binary" "$@"
+exec "$python" tests/bench/stages.py --binary "$binary" "$@"

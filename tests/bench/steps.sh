@@ -4,11 +4,8 @@
 # not exist.
 set -eu
 cd "$(dirname "$0")/../.."
-venv=${STRATA_BENCH_VENV:-$HOME/.cache/strata/bench-venv}
-if [ ! -x "$venv/bin/python" ]; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet torch numpy
-fi
+packages="torch numpy"
+. tests/bench/venv.sh
 cargo build --release --quiet --workspace --example bench_steps
 binary=${CARGO_TARGET_DIR:-target}/release/examples/bench_steps
-exec "$venv/bin/python" tests/bench/steps.py --binary "$binary" "$@"
+exec "$python" tests/bench/steps.py --binary "$binary" "$@"

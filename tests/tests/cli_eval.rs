@@ -51,7 +51,7 @@ fn tile(folder: &Path, i: u32, value: impl Fn(u32, u32, u32) -> u8) {
 /// `strata eval args`, with a cache of its own.
 fn eval(folder: &Path, args: &[&str]) -> assert_cmd::Command {
     let mut command = strata(folder);
-    command.env("XDG_CACHE_HOME", folder.join("cache")).arg("eval").args(args);
+    command.arg("eval").args(args);
     command
 }
 

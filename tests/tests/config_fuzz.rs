@@ -6,13 +6,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "common/fuzz.rs"]
+mod fuzz;
+
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     path::Path,
     time::{Duration, Instant},
 };
 
+use fuzz::{Random, SHORT_RUN, claimed, number};
 use serde_json::{Value, json};
 use strata_autoencoder::layouts::{diffusers, taesd};
 use strata_diffusion::{
@@ -21,55 +23,8 @@ use strata_diffusion::{
     unet::{CostInput, DiffusersUNet, costs, diffusers_config_json},
 };
 
-/// Counts what each thread has allocated.
-struct Counting;
-
-thread_local! {
-    // Signed, because a thread may free what another has allocated.
-    static NOW: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is handed on to the system's allocator unchanged; the counters allocate nothing and have no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        NOW.with(|now| {
-            now.set(now.get() + layout.size() as isize);
-            PEAK.with(|peak| peak.set(peak.get().max(now.get())));
-        });
-        // SAFETY: the caller's promises are the system's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        NOW.with(|now| now.set(now.get() - layout.size() as isize));
-        // SAFETY: the caller's promises are the system's.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// Beside four times the text: tables of a schedule, the parts of a large network, and what a message takes.
 const FLOOR: usize = 8 << 20;
-const SHORT_RUN: u64 = 20_000;
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
 
 /// What stands in the place of a value.
 fn hostile(random: &mut Random) -> Value {
@@ -171,7 +126,6 @@ fn seeds() -> Vec<Value> {
 
 #[test]
 fn mutated_configurations_end_with_an_answer_or_an_error() {
-    let number = |name| std::env::var(name).ok().map(|n| n.parse::<u64>().expect("a number"));
     let inputs = number("STRATA_FUZZ_INPUTS").unwrap_or(SHORT_RUN);
     let (seeds, mut random) = (seeds(), Random(number("STRATA_FUZZ_SEED").unwrap_or(1)));
     for seed in &seeds {
@@ -180,11 +134,9 @@ fn mutated_configurations_end_with_an_answer_or_an_error() {
     let (mut accepted, mut most, mut slowest) = (0, 0.0f64, Duration::ZERO);
     for _ in 0..inputs {
         let text = mutate(&seeds[random.below(seeds.len())], &mut random);
-        let before = NOW.get();
-        PEAK.set(before);
         let started = Instant::now();
-        accepted += u64::from(read(&text));
-        let claimed = (PEAK.get() - before) as usize;
+        let (taken, claimed) = claimed(|| read(&text));
+        accepted += u64::from(taken);
         let limit = 4 * text.len() + FLOOR;
         assert!(claimed <= limit, "{claimed} bytes claimed for {}", String::from_utf8_lossy(&text));
         slowest = slowest.max(started.elapsed());

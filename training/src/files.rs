@@ -1,6 +1,6 @@
 //! Hashes of files.
 
-use std::{fmt::Write as _, fs::File, io::Read, path::Path};
+use std::{fs::File, io::Read, path::Path};
 
 use sha2::{Digest, Sha256};
 
@@ -18,7 +18,7 @@ pub fn sha256_file(path: impl AsRef<Path>) -> Result<String> {
     loop {
         let n = file.read(&mut buffer).map_err(|e| Error::file(path, e))?;
         if n == 0 {
-            return Ok(hex(&hasher.finalize()));
+            return Ok(format!("{:x}", hasher.finalize()));
         }
         hasher.update(&buffer[..n]);
     }
@@ -26,14 +26,7 @@ pub fn sha256_file(path: impl AsRef<Path>) -> Result<String> {
 
 /// The SHA-256 of bytes, 64 lower-case hexadecimal digits.
 pub fn sha256_bytes(data: &[u8]) -> String {
-    hex(&Sha256::digest(data))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("{:x}", Sha256::digest(data))
 }
 
 #[cfg(test)]

@@ -13,7 +13,10 @@ use strata_diffusion::{
     training::{self, MODEL},
     unet::{diffusers_config_json, diffusers_keys},
 };
-use strata_nn::{checkpoint::Checkpoint, weights};
+use strata_nn::{
+    checkpoint::{Checkpoint, DIFFUSERS_WEIGHTS},
+    weights,
+};
 use strata_training::sha256_file;
 
 use super::{texts, train_diffusion::AUTOENCODER};
@@ -21,14 +24,13 @@ use crate::{Outcome, args, context::Context, hint::hinted, origin};
 
 /// The class of the networks that are told texts.
 const CONDITIONAL: &str = "UNet2DConditionModel";
-const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
 /// The class of the U-Net that `path` (a file, a folder, or a pipeline's) holds; none where it holds none.
 pub fn class(path: &Path) -> Option<String> {
     let folder = if path.is_dir() { path.to_path_buf() } else { path.parent()?.to_path_buf() };
     let unet = folder.join("unet");
     let folder = if path.is_dir() && unet.join("config.json").is_file() { unet } else { folder };
-    origin::class_beside(&folder.join(WEIGHTS)).filter(|class| class.starts_with("UNet2D"))
+    origin::class_beside(&folder.join(DIFFUSERS_WEIGHTS)).filter(|class| class.starts_with("UNet2D"))
 }
 
 /// Whether `path` stands for a diffusion model of Strata.
@@ -47,7 +49,7 @@ pub fn import(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome
     let parent = args.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent)?;
     let made = tempfile::tempdir_in(parent).with_context(|| parent.display().to_string())?;
-    let unet = read_json(&repo.unet.with_file_name("config.json"))?;
+    let unet = origin::read_json(&repo.unet.with_file_name("config.json"))?;
     let latents = latents(&repo, &unet, args, made.path(), context)?;
     let parts = Parts { unet: &unet, scheduler: repo.scheduler()?, latents, text: repo.text(&unet, args, context)? };
     let file = Checkpoint::open(&repo.unet)?;
@@ -101,7 +103,7 @@ impl Folder {
         if !file.is_file() {
             return Ok(Scheduler::default());
         }
-        Scheduler::from_json(&read_json(&file)?).with_context(|| file.display().to_string())
+        Scheduler::from_json(&origin::read_json(&file)?).with_context(|| file.display().to_string())
     }
 
     /// The text encoder of a network that is told texts.
@@ -133,8 +135,10 @@ fn latents(repo: &Folder, unet: &Value, args: &args::Convert, out: &Path, contex
     ensure!(expected == got, "the autoencoder's latents: expected {expected} channels as the network has, got {got}");
     let file = out.join(AUTOENCODER);
     strata_autoencoder::save(&autoencoder, &file)?;
-    let said =
-        strata_autoencoder::config_file(&autoencoder.file).map(|file| read_json(&file)).transpose()?.unwrap_or(Value::Null);
+    let said = strata_autoencoder::config_file(&autoencoder.file)
+        .map(|file| origin::read_json(&file))
+        .transpose()?
+        .unwrap_or(Value::Null);
     let (scale, shift) = scaling(&said, args.scaling_factor)?;
     Ok(LatentScaling { scale, shift, autoencoder_sha256: sha256_file(&file)? })
 }
@@ -182,7 +186,7 @@ pub fn export(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome
     write_json(&folder("scheduler")?.join("scheduler_config.json"), &scheduler)?;
     let unet = folder("unet")?;
     write_json(&unet.join("config.json"), &network)?;
-    weights::save(&unet.join(WEIGHTS), &tensors, &[("format".to_string(), "pt".to_string())].into())?;
+    weights::save(&unet.join(DIFFUSERS_WEIGHTS), &tensors, &[("format".to_string(), "pt".to_string())].into())?;
     // The index comes last: a folder that has one is complete.
     write_json(&args.out.join("model_index.json"), &index)?;
     println!("{}: a pipeline of {} parameters, in the layout of diffusers", args.out.display(), model.store().element_count());
@@ -236,7 +240,7 @@ fn export_autoencoder(
     };
     strata_autoencoder::export_diffusers(autoencoder, &folder, single.unwrap_or(1.0))?;
     let path = folder.join("config.json");
-    let mut json = read_json(&path)?;
+    let mut json = origin::read_json(&path)?;
     if single.is_none() {
         ensure!(!vq, "diffusers has no VQModel whose latents are shifted, or scaled channel by channel");
         let channels = autoencoder.config.latent_channels();
@@ -246,11 +250,6 @@ fn export_autoencoder(
         write_json(&path, &json)?;
     }
     Ok((name, json["_class_name"].clone()))
-}
-
-fn read_json(path: &Path) -> anyhow::Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 
 fn write_json(path: &Path, json: &Value) -> anyhow::Result<()> {

@@ -49,7 +49,7 @@ fn collect(args: &args::Push, name: &str, made: &Path) -> anyhow::Result<Vec<Upl
     let mut files = parts(&args.run, made)?;
     let main = files.first().context("nothing to upload")?;
     let facts = Checkpoint::open(&main.file)?;
-    let metrics = args.metrics.iter().map(|path| read_json(path)).collect::<anyhow::Result<Vec<Value>>>()?;
+    let metrics = args.metrics.iter().map(|path| origin::read_json(path)).collect::<anyhow::Result<Vec<Value>>>()?;
     let card = Card { name, license: args.license.as_deref(), run: &args.run, weights: &facts, metrics: &metrics }.text()?;
     let path = made.join("README.md");
     std::fs::write(&path, card)?;
@@ -104,9 +104,4 @@ fn place(files: &[Upload], to: &Path) -> anyhow::Result<Outcome> {
     }
     println!("{}: {} files as they would be uploaded", to.display(), files.len());
     Ok(Outcome::Done)
-}
-
-fn read_json(path: &Path) -> anyhow::Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    serde_json::from_str(&text).with_context(|| path.display().to_string())
 }

@@ -7,6 +7,8 @@ use strata_diffusion::model::ModelConfig;
 use strata_nn::checkpoint::{Checkpoint, Tensor};
 use strata_training::{run, settings::to_toml};
 
+use super::train_diffusion::AUTOENCODER;
+
 /// What a card is written from.
 pub struct Card<'a> {
     /// `owner/name`
@@ -77,8 +79,11 @@ impl Card<'_> {
             .filter(|size| *size != "0")
             .map_or(String::new(), |size| format!(" trained on images of {size}x{size}"));
         let _ = writeln!(text, "An autoencoder (`{kind}`) of {numbers} parameters{size}.\n");
-        let file = "autoencoder.safetensors";
-        let _ = writeln!(text, "## Use\n\n    strata encode --autoencoder hf:{}/{file} --data photos --out latents\n", self.name);
+        let _ = writeln!(
+            text,
+            "## Use\n\n    strata encode --autoencoder hf:{}/{AUTOENCODER} --data photos --out latents\n",
+            self.name
+        );
     }
 
     fn training(&self, text: &mut String) -> anyhow::Result<()> {

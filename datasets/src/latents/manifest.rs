@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::dataset::{DatasetOptions, hex};
+use crate::dataset::DatasetOptions;
 use crate::transform::Transform;
 use crate::{Error, Result};
 
@@ -201,5 +201,5 @@ impl LatentManifest {
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    format!("{:x}", Sha256::digest(bytes))
 }

@@ -49,6 +49,16 @@ use crate::{
 use budget::Budget;
 use torch::{Container, TorchFile};
 
+/// What diffusers calls the weights of a model, as [`diffusers_weights`] finds them and an export is called.
+pub const DIFFUSERS_WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+
+/// The weight file of the model of diffusers in a folder; safetensors before pickles, a whole file before the list of its parts.
+pub fn diffusers_weights(folder: &Path) -> Option<PathBuf> {
+    let others = ["safetensors.index.json", "bin", "bin.index.json"].map(|end| format!("diffusion_pytorch_model.{end}"));
+    let names = std::iter::once(DIFFUSERS_WEIGHTS).chain(others.iter().map(String::as_str));
+    names.map(|name| folder.join(name)).find(|file| file.is_file())
+}
+
 /// How a file's bytes are organised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {

@@ -51,6 +51,8 @@ pub fn binary() -> &'static Path {
 pub fn strata(folder: &Path) -> assert_cmd::Command {
     let mut command = assert_cmd::Command::new(binary());
     command.current_dir(folder).timeout(std::time::Duration::from_secs(300));
+    // What is kept for the next time stays in the test's folder.
+    command.env("XDG_CACHE_HOME", folder.join("cache"));
     command
 }
 

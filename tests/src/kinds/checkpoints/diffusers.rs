@@ -1,6 +1,6 @@
 //! A folder of diffusers: what its files hold, and what its models compute.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -11,7 +11,11 @@ use strata_diffusion::{
     import::Scheduler,
     unet::{DiffusersUNet, UNet, diffusers_config_json, diffusers_keys, modern_name},
 };
-use strata_nn::{checkpoint::Checkpoint, params::ParamStore, weights};
+use strata_nn::{
+    checkpoint::{Checkpoint, diffusers_weights},
+    params::ParamStore,
+    weights,
+};
 
 use super::{compare, list};
 use crate::golden::{Answer, Case};
@@ -97,7 +101,7 @@ fn unet(case: &Case, folder: &Path, class: &str, prefix: &str, answer: &mut Answ
     ensure!(written == config, "the configuration changes when it is written: {written:?}");
     let store = ParamStore::new(0, &Device::Cpu);
     let unet = UNet::new(&config, &store.root())?;
-    let tensors = weights::load(&weight_file(folder)?, &Device::Cpu)?.tensors;
+    let tensors = weights::load(&diffusers_weights(folder).context("the folder has no weights")?, &Device::Cpu)?.tensors;
     let tensors = tensors.into_iter().map(|(name, t)| (modern_name(&name), t)).collect();
     diffusers_keys(&config)?.load(&store, &tensors, &case.name)?;
     let timesteps: Vec<f32> = case.input(&format!("{prefix}timestep"))?.to_dtype(DType::F32)?.to_vec1()?;
@@ -113,12 +117,6 @@ fn unet(case: &Case, folder: &Path, class: &str, prefix: &str, answer: &mut Answ
 fn embed(unet: &UNet, labels: &Tensor) -> Result<Tensor> {
     let ids = labels.to_dtype(DType::U32)?.to_vec1::<u32>()?.into_iter().map(Some).collect::<Vec<_>>();
     Ok(unet.embed_classes(&ids)?)
-}
-
-fn weight_file(folder: &Path) -> Result<PathBuf> {
-    let ends = ["safetensors", "safetensors.index.json", "bin", "bin.index.json"];
-    let mut files = ends.iter().map(|end| folder.join(format!("diffusion_pytorch_model.{end}")));
-    files.find(|file| file.is_file()).with_context(|| format!("{}: no weights", folder.display()))
 }
 
 fn json(path: &Path) -> Result<Value> {

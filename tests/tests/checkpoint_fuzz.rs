@@ -7,70 +7,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "common/fuzz.rs"]
+mod fuzz;
+
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use flate2::Crc;
+use fuzz::{Random, SHORT_RUN, claimed, number};
 use strata_nn::checkpoint::{Checkpoint, Tensor};
-
-/// Counts what each thread has allocated.
-struct Counting;
-
-thread_local! {
-    // Signed, because a thread may free what another has allocated.
-    static NOW: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn grow(bytes: usize) {
-    NOW.with(|now| {
-        now.set(now.get() + bytes as isize);
-        PEAK.with(|peak| peak.set(peak.get().max(now.get())));
-    });
-}
-
-// SAFETY: every call is handed on to the system's allocator unchanged; the counters allocate nothing and have no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: the caller's promises are the system's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        NOW.with(|now| now.set(now.get() - layout.size() as isize));
-        // SAFETY: the caller's promises are the system's.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Beside four times the file: what a reader may claim for the shortest one, as much again for vectors while they move, and
 /// what a message takes.
 const FLOOR: usize = 4 << 20;
-const SHORT_RUN: u64 = 20_000;
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
 
 /// How a file is closed around its changed part.
 #[derive(Clone, Copy, Debug)]
@@ -143,7 +94,7 @@ fn unzip(file: &[u8]) -> Vec<(String, Vec<u8>)> {
 
 /// Every golden file that is not too long to be mutated often: as it is, and opened.
 fn seeds() -> Vec<Seed> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/checkpoints");
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(root).unwrap().map(|case| case.unwrap().path()).filter(|p| p.is_dir()).collect();
     files.sort();
@@ -315,11 +266,10 @@ fn run(inputs: u64, seed: u64) -> Tally {
         let (seed, other) = (&seeds[random.below(seeds.len())], &seeds[random.below(seeds.len())]);
         let file = seed.close(&mutate(&seed.part, &other.part, &mut random));
         let (length, copy) = (file.len(), (inputs > SHORT_RUN).then(|| file.clone()));
-        let before = NOW.get();
-        PEAK.set(before);
         let started = Instant::now();
-        tally.accepted += u64::from(read(file));
-        let (took, claimed) = (started.elapsed(), (PEAK.get() - before) as usize);
+        let (accepted, claimed) = claimed(|| read(file));
+        let took = started.elapsed();
+        tally.accepted += u64::from(accepted);
         if claimed > 4 * length + FLOOR {
             if let Some(copy) = copy {
                 std::fs::write("/tmp/strata-fuzz-input", copy).unwrap();
@@ -335,7 +285,6 @@ fn run(inputs: u64, seed: u64) -> Tally {
 
 #[test]
 fn mutated_files_end_with_an_answer_or_an_error() {
-    let number = |name| std::env::var(name).ok().map(|n| n.parse::<u64>().expect("a number"));
     let inputs = number("STRATA_FUZZ_INPUTS").unwrap_or(SHORT_RUN);
     let seed = number("STRATA_FUZZ_SEED").unwrap_or(1);
     let tally = run(inputs, seed);
