@@ -4,7 +4,7 @@ mod data;
 
 use std::path::PathBuf;
 
-pub use data::{Data, DataConvert, DataInspect, DataVerify, Encode, Reading, Texts};
+pub use data::{Data, DataConvert, DataInspect, DataVerify, Encode, Images, Reading, Texts};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -16,7 +16,7 @@ mod sample;
 pub use autoencoder::{EvalReconstruction, LpipsNetwork};
 pub use eval::{EvalCommand, EvalNearest, EvalStatistics, EvalTrainExtractor, Measure, Metric, Network, ResizeRule};
 pub use hub::{Pull, Push};
-pub use sample::{Output, Sample, Solver, Start, Wish};
+pub use sample::{Output, Sample, Shown, Solver, Start, Wish};
 
 /// Trains multistage latent-diffusion models on your images, and draws with them.
 #[derive(Debug, Parser)]

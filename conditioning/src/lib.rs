@@ -6,6 +6,7 @@
 mod attributes;
 mod class;
 mod error;
+mod image;
 mod rescaler;
 pub mod text;
 
@@ -14,6 +15,7 @@ use candle_core::Tensor;
 pub use attributes::AttributeEmbedder;
 pub use class::ClassEmbedder;
 pub use error::{Error, Result};
+pub use image::{ImageCondition, ImageConditioner, ImageInput, Shown, random_mask, smaller, with_hole};
 pub use rescaler::{RescalerConfig, Resize, SpatialRescaler, rescale};
 
 /// A batch of conditions.

@@ -5,10 +5,12 @@
 //! `part-00000.safetensors` for one that is not. A shard has the tensors `moments` `[n, C, h, w]`, where C is 2Z (mean,
 //! then log-variance) or Z; `labels` `[n]` int64, -1 for none; and, of sets that have them, `attributes` `[n, A]` int8,
 //! 1 or -1. Its metadata hold the keys and captions. With a text encoder there is
-//! `captions.safetensors`, too: see [`CaptionContexts`].
+//! `captions.safetensors`, too: see [`CaptionContexts`]; for models that are shown images, `images.safetensors`: see [`LatentImages`].
 
+mod beside;
 mod contexts;
 mod files;
+mod images;
 mod manifest;
 mod set;
 mod shard;
@@ -17,6 +19,7 @@ mod sums;
 mod writer;
 
 pub use contexts::{CaptionContexts, TextSource};
+pub use images::{ImageKind, ImageSource, LatentImages, LatentImagesWriter};
 pub use manifest::{LatentKind, LatentManifest, LatentType, Shard, SourceInfo};
 pub use set::LatentSet;
 pub use shard::LatentItem;

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use strata_datasets::{
-    DatasetOptions, Error, Finished, LatentItem, LatentKind, LatentManifest, LatentSet, LatentType, LatentWriter, ShardWriter,
-    SourceInfo, Transform,
+    DatasetOptions, Error, Finished, ImageKind, ImageSource, LatentImagesWriter, LatentItem, LatentKind, LatentManifest,
+    LatentSet, LatentType, LatentWriter, ShardWriter, SourceInfo, Transform,
 };
 
 fn manifest() -> LatentManifest {
@@ -83,6 +83,44 @@ fn write_rank(dir: &Path, manifest: LatentManifest, broken: &[usize], (rank, ran
 
 fn write_all(dir: &Path, broken: &[usize]) -> LatentManifest {
     finish(write_rank(dir, manifest(), broken, (0, 1)))
+}
+
+#[test]
+fn images_lie_beside_latents_and_are_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    write_all(dir.path(), &[BROKEN]);
+    let latents = LatentSet::open(dir.path()).unwrap();
+    assert!(latents.images().is_none());
+    for (image, variants, shape) in [(ImageKind::LowRes { factor: 4 }, 1, [3, 2, 2]), (ImageKind::Inpaint, 2, [4, 2, 5])] {
+        let source = ImageSource { image, variants, shape };
+        let numbers = shape.iter().product::<usize>();
+        let image = |n: usize| (0..numbers).map(|k| ((7 * n + k) % 200) as f32).collect::<Vec<_>>();
+        let write = |count: usize| {
+            let mut writer = LatentImagesWriter::new(dir.path(), &latents, &source).unwrap();
+            (0..count).for_each(|n| writer.push(&image(n)).unwrap());
+            (writer.push(&[0.0; 1]).is_err(), writer.finish())
+        };
+        let (short_is_refused, unfinished) = write(latents.len() * variants - 1);
+        assert!(short_is_refused && unfinished.unwrap_err().to_string().contains("are missing"));
+        write(latents.len() * variants).1.unwrap();
+        let read = LatentSet::open(dir.path()).unwrap();
+        let images = read.images().unwrap();
+        assert_eq!(images.source(), &source);
+        assert_eq!(images.get(3, variants - 1).unwrap(), image(4 * variants - 1));
+        assert!(images.get(latents.len(), 0).is_err() && images.get(0, variants).is_err());
+    }
+    let path = dir.path().join("images.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let error = LatentSet::open(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("images.safetensors: damaged"), "{error}");
+    // Those of more latents.
+    fs::write(&path, bytes).unwrap();
+    let fewer = tempfile::tempdir().unwrap();
+    finish(write_rank(fewer.path(), LatentManifest { pictures: 8, ..manifest() }, &[BROKEN], (0, 1)));
+    fs::copy(&path, fewer.path().join("images.safetensors")).unwrap();
+    let error = LatentSet::open(fewer.path()).err().unwrap().to_string();
+    assert!(error.contains("images of other latents"), "{error}");
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn model() -> Model {
         class_names: Vec::new(),
         attribute_names: Vec::new(),
         text: None,
+        image: None,
         shape: [4, 16, 16],
         latents: LatentScaling::default(),
     };

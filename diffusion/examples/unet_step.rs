@@ -46,7 +46,7 @@ fn step(preset: &str, [side, batch, steps]: [usize; 3], stage: Option<usize>, re
         let eps = Key::new(0, "eps").step(i as u64).normal_tensor(x0.shape(), &Device::Cpu)?;
         let sigma = sigma_of(&config.boundaries, stage.unwrap_or(i % model.stages()));
         let labels = vec![(model.config().classes > 0).then_some(1); batch];
-        let data = Batch { x0, eps, sigmas: vec![sigma; batch], labels, attributes: Vec::new(), context: None };
+        let data = Batch { x0, eps, sigmas: vec![sigma; batch], labels, attributes: Vec::new(), context: None, images: None };
         let start = Instant::now();
         let grads = sample_losses(&model, &config, &data, Key::new(0, "dropout").step(i as u64))?.mean(0)?.backward()?;
         let options = StepOptions { lr_multiplier: 1.0, max_grad_norm: Some(1.0) };
@@ -81,6 +81,7 @@ fn model_config(config: &DiffusionTraining, shape: [usize; 3]) -> ModelConfig {
         class_names: Vec::new(),
         attribute_names: Vec::new(),
         text: None,
+        image: None,
         shape,
         latents: LatentScaling { scale: vec![1.0], shift: vec![0.0], autoencoder_sha256: String::new() },
     }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor};
+use strata_conditioning::{ImageCondition, ImageInput};
 use strata_nn::checkpoint::{self, Checkpoint};
 
 use crate::{
@@ -82,13 +83,24 @@ pub fn scale_factor(file: &Checkpoint) -> Result<Option<f32>> {
 fn model_config(config: &DiffusionTraining, latents: LatentScaling, tensors: &HashMap<String, Tensor>) -> Result<ModelConfig> {
     let unet = config.unet.clone();
     let size = unet.size.ok_or_else(|| Error::Config("`unet.size`: must be given, the side of the network's samples".into()))?;
+    // What is shown has the size of a sample in the published models.
+    let channels = if config.image.is_some() { unet.out_channels } else { unet.in_channels };
+    let image = config.image.as_ref().map(|condition| {
+        let shown = match condition {
+            ImageCondition::LowRes { .. } => 3,
+            ImageCondition::Inpaint => channels + 1,
+            ImageCondition::Map { .. } => 1,
+        };
+        ImageInput { condition: condition.clone(), shape: [shown, size, size], dropout: config.image_dropout }
+    });
     let rows = tensors.get(CLASSES).map(|t| t.dim(0)).transpose()?;
     Ok(ModelConfig {
         classes: unet.classes.or(rows.map(|rows| rows.saturating_sub(1))).unwrap_or(0),
         class_names: Vec::new(),
         attribute_names: Vec::new(),
         text: None,
-        shape: [unet.in_channels, size, size],
+        shape: [channels, size, size],
+        image,
         parametrization: config.parametrization,
         schedule: config.schedule.clone(),
         boundaries: config.boundaries.clone(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use strata_conditioning::{AttributeEmbedder, ClassEmbedder, Condition};
+use strata_conditioning::{AttributeEmbedder, ClassEmbedder, Condition, ImageConditioner, ImageInput, Shown};
 use strata_datasets::TextSource;
 use strata_nn::{
     params::{ParamStore, Scope},
@@ -42,6 +42,9 @@ pub struct ModelConfig {
     /// The text encoder whose embeddings it is told; none where it is told no texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextSource>,
+    /// The images that it is shown; none where it is shown none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageInput>,
     /// Shape of a sample: channels, height, width.
     pub shape: [usize; 3],
     /// What turns the model's samples back into latents of the autoencoder.
@@ -127,6 +130,7 @@ impl ModelConfig {
             ));
         }
         self.check_text()?;
+        self.check_image()?;
         self.unet.check_size(self.shape[1], self.shape[2])
     }
 
@@ -149,6 +153,17 @@ impl ModelConfig {
         Ok(())
     }
 
+    /// The images that are shown are further channels of the input.
+    fn check_image(&self) -> Result<()> {
+        let Some(image) = &self.image else { return Ok(()) };
+        image.condition.validate()?;
+        let (got, expected) = (self.unet.in_channels, self.shape[0] + image.channels());
+        if got == expected {
+            return Ok(());
+        }
+        Err(Error::Config(format!("`unet.in_channels`: expected {expected} for samples and what is shown, got {got}")))
+    }
+
     /// Whether there is anything to be told.
     pub fn is_conditional(&self) -> bool {
         self.classes > 0 || !self.attribute_names.is_empty() || self.text.is_some()
@@ -163,6 +178,7 @@ pub struct Model {
     unet: UNet,
     classes: Classes,
     attributes: Option<AttributeEmbedder>,
+    images: Option<ImageConditioner>,
 }
 
 /// Who turns classes into a condition, and which part of it.
@@ -207,7 +223,10 @@ impl Model {
         let classes = Classes::new(config, &store.root().pp("classes"))?;
         let (n, width) = (config.attribute_names.len(), condition_width(&config.unet));
         let attributes = (n > 0).then(|| AttributeEmbedder::new(&store.root().pp("attributes"), n, width)).transpose()?;
-        Ok(Self { config: config.clone(), store, unet, classes, attributes })
+        let size = [config.shape[1], config.shape[2]];
+        let images =
+            config.image.as_ref().map(|image| ImageConditioner::new(&store.root().pp("image"), image, size)).transpose()?;
+        Ok(Self { config: config.clone(), store, unet, classes, attributes, images })
     }
 
     /// A frozen model from a weight file that carries its config.
@@ -301,6 +320,22 @@ impl Model {
             });
         }
         Ok(Condition { context: Some(context.clone()), ..Condition::none() })
+    }
+
+    /// `condition` of `rows` samples with the images that they are shown; none where nothing is shown.
+    ///
+    /// # Errors
+    /// If the model is shown none, must be shown some, or they have another shape.
+    pub fn with_images(&self, condition: Condition, shown: Option<&Shown>, rows: usize) -> Result<Condition> {
+        match (&self.images, shown) {
+            (None, None) => Ok(condition),
+            (None, Some(_)) => Err(Error::Config("an image is shown, but the model was trained without".into())),
+            (Some(images), Some(shown)) => Ok(images.add(condition, shown)?),
+            (Some(images), None) if images.input().dropout > 0.0 => {
+                Ok(Condition { concat: Some(images.nothing(rows, self.store.device())?), ..condition })
+            }
+            (Some(images), None) => Err(Error::Config(format!("the model must be shown {}", images.input().condition))),
+        }
     }
 
     fn class_condition(&self, labels: &[Option<u32>]) -> Result<Condition> {

@@ -87,7 +87,7 @@ fn cli_sampling_writes_what_is_asked_for() {
 #[test]
 fn cli_sampling_keeps_what_a_mask_keeps() {
     let root = root();
-    let mask = image::GrayImage::from_fn(64, 64, |x, _| image::Luma([if x < 34 { 0 } else { 255 }]));
+    let mask = image::GrayImage::from_fn(32, 32, |x, _| image::Luma([if x < 17 { 0 } else { 255 }]));
     mask.save(root.join("mask.png")).unwrap();
     let init = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([(8 * x) as u8, (8 * y) as u8, 90]));
     init.save(root.join("init.png")).unwrap();
@@ -104,10 +104,13 @@ fn cli_sampling_keeps_what_a_mask_keeps() {
         assert!(far(17..32) > Some(30), "drawn pixels: {:?}", far(17..32));
         assert!(pixels(root.join(format!("varied/00000{seed}.png"))) != init);
     }
-    let all = image::GrayImage::from_pixel(8, 8, image::Luma([255]));
+    let all = image::GrayImage::from_pixel(32, 32, image::Luma([255]));
     all.save(root.join("white.png")).unwrap();
     let stderr = refusal(strata(root).args(&args).args(["--mask", "white.png", "--out", "nothing"]));
     assert!(stderr.contains("white.png") && stderr.contains("keeps 0 of 1024 pixels"), "{stderr}");
+    image::GrayImage::from_pixel(64, 32, image::Luma([255])).save(root.join("wide.png")).unwrap();
+    let stderr = refusal(strata(root).args(&args).args(["--mask", "wide.png", "--out", "nothing"]));
+    assert!(stderr.contains("wide.png: a mask of 64x32 pixels, but init.png has 32x32"), "{stderr}");
     let stderr = refusal(strata(root).args(&args).args(["--mask", "mask.png", "--strength", "0.5", "--out", "inpainted"]));
     assert!(stderr.contains("another origin"), "{stderr}");
 }
@@ -125,7 +128,7 @@ fn cli_sampling_refuses_what_cannot_be_drawn() {
         (&["--steps", "0"], &["`steps`: expected 1 or more, got 0"]),
         (&["--batch", "0", "--sigma-max=-3"], &["`batch`: expected 1 or more, got 0", "`sigma_min, sigma_max`"]),
         (&["--guidance", "3"], &["guidance 3 needs a condition, but no class, attribute or text is asked for"]),
-        (&["--class", "birds"], &["no class `birds`", "cats, dogs"]),
+        (&["--class", "cat"], &["no class `cat`; did you mean `cats`?", "cats, dogs"]),
         (&["--init-image", "stages.toml"], &["stages.toml", "not a picture"]),
     ] {
         let stderr = refused(more);
@@ -153,7 +156,12 @@ fn cli_sampling_by_a_worse_model_and_in_an_interval() {
     assert_eq!(answer["evaluations_per_stage"], answer["worse_evaluations_per_stage"]);
     let (text, _) = ok(root, &args, &["--out", "interval", "--guidance-interval", "0.0001,0.001", "--guidance-rescale", "0.7"]);
     let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let sum: u64 = answer["evaluations_per_stage"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum();
-    assert_eq!(sum, 8, "guidance never acts: one evaluation a step and sample");
+    let sum = |answer: &serde_json::Value| -> u64 {
+        answer["evaluations_per_stage"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum()
+    };
+    assert_eq!((sum(&answer), answer["passes"].as_u64()), (8, Some(4)), "guidance never acts: one evaluation a step and sample");
+    let (text, _) = ok(root, &args, &["--out", "guided", "--guidance", "3"]);
+    let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((sum(&answer), answer["passes"].as_u64()), (16, Some(4)), "both halves of guidance in one pass");
     ok(root, &args, &["--out", "negative", "--negative-class", "dogs", "--guidance", "3"]);
 }

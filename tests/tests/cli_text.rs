@@ -95,6 +95,14 @@ fn cli_captions_are_embedded_once_and_prompts_decide_what_is_drawn() {
     assert!(stderr.contains("2 texts encoded for 8 images"), "{stderr}");
     let (bright, _) = mean(&["--prompt", "a bright picture", "--negative-prompt", "a dark picture"], "bright");
     assert!(bright > dark + 5.0, "dark {dark}, bright {bright}");
+    let eight: String =
+        ["a", "a dark", "a bright", "a picture", "the", "the night", "the day", "a picture of the night"].join("\n");
+    std::fs::write(folder.join("eight.txt"), eight).unwrap();
+    let many = ["sample", "run", "--steps", "1", "--seeds", "0-255", "--batch", "64", "--prompts", "eight.txt", "--guidance"];
+    let (_, stderr) = ok(folder, &many, &["1", "--out", "many"]);
+    assert!(stderr.contains("8 texts encoded for 256 images"), "{stderr}");
+    let (_, stderr) = ok(folder, &many, &["3", "--out", "guided"]);
+    assert!(stderr.contains("9 texts encoded for 256 images"), "the empty one, too: {stderr}");
     std::fs::write(folder.join("prompts.txt"), "a dark picture\na bright picture\n").unwrap();
     let (_, stderr) = mean(&["--prompts", "prompts.txt"], "both");
     assert!(stderr.contains("3 texts encoded for 8 images"), "{stderr}");
@@ -109,6 +117,10 @@ fn cli_captions_are_embedded_once_and_prompts_decide_what_is_drawn() {
     assert!(refused(&["--prompt", "a", "--text-encoder", "others"]).contains("not the text encoder of this model"));
     encoder(&folder.join("wide"), 1, 2 * WIDTH);
     assert!(refused(&["--prompt", "a", "--text-encoder", "wide"]).contains("32 wide, the model was trained with 16"));
+    let words = std::fs::read_to_string(folder.join("others/vocab.txt")).unwrap() + "noon\n";
+    std::fs::write(folder.join("others/vocab.txt"), words).unwrap();
+    let said = refused(&["--prompt", "a", "--text-encoder", "others"]);
+    assert!(said.contains("the tokenizer does not belong to this encoder: it has 14 tokens, the encoder's table 13"), "{said}");
     std::fs::rename(folder.join("encoder"), folder.join("moved")).unwrap();
     assert!(refused(&["--prompt", "a"]).contains("no longer at"));
     ok(folder, &sample, &["--out", "again", "--prompt", "a dark picture", "--text-encoder", "moved", "--quiet"]);

@@ -200,6 +200,9 @@ pub struct Encode {
     /// Their captions.
     #[command(flatten)]
     pub texts: Texts,
+    /// What models are shown.
+    #[command(flatten)]
+    pub images: Images,
     /// The images.
     #[command(flatten)]
     pub data: Data,
@@ -216,4 +219,22 @@ pub struct Texts {
     /// Tokens of a caption, start and end included; longer ones are cut [default: 77, or what the encoder takes]
     #[arg(long, value_name = "N", requires = "text_encoder")]
     pub text_tokens: Option<usize>,
+}
+
+/// What is stored beside latents for models that are shown images.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Images that models are shown")]
+pub struct Images {
+    /// For super-resolution: each picture so many times smaller
+    #[arg(long, value_name = "FACTOR", conflicts_with_all = ["inpaint_masks", "maps"])]
+    pub low_res: Option<usize>,
+    /// For inpainting: so many random holes in each picture, of which training draws one each time
+    #[arg(long, value_name = "N", conflicts_with = "maps")]
+    pub inpaint_masks: Option<usize>,
+    /// For semantic synthesis: a folder with a map for each picture, a grey PNG of the same path whose values are numbers of classes
+    #[arg(long, value_name = "DIR", requires = "map_classes")]
+    pub maps: Option<PathBuf>,
+    /// Number of classes of the maps
+    #[arg(long, value_name = "N", requires = "maps")]
+    pub map_classes: Option<usize>,
 }

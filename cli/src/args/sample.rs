@@ -38,6 +38,9 @@ pub struct Sample {
     /// What the pictures begin with.
     #[command(flatten)]
     pub start: Start,
+    /// What the model is shown.
+    #[command(flatten)]
+    pub shown: Shown,
     /// What is written.
     #[command(flatten)]
     pub output: Output,
@@ -71,9 +74,9 @@ pub struct Wish {
     /// Class of the pictures, by name or number; `all` gives seed i class i modulo their number
     #[arg(long, value_name = "CLASS")]
     pub class: Option<String>,
-    /// What the pictures are to have and, behind a minus, not to have, by name: Smiling,-Male; of the other attributes nothing is
-    /// said
-    #[arg(long, value_name = "NAME,-NAME", value_delimiter = ',', allow_hyphen_values = true)]
+    /// What the pictures are to have (=1) and not to have (=0), by name: smiling=1,male=0, or for short Smiling,-Male; of the other
+    /// attributes nothing is said
+    #[arg(long, value_name = "NAME=1,NAME=0", value_delimiter = ',', allow_hyphen_values = true)]
     pub attributes: Vec<String>,
     /// What the pictures are to show, of a model that was trained on captions
     #[arg(long, value_name = "TEXT", conflicts_with = "prompts")]
@@ -114,9 +117,27 @@ pub struct Start {
     /// How much of it is drawn anew, as the share of the steps that is taken [default: 0.6; with --mask 1]
     #[arg(long, value_name = "SHARE", requires = "init_image")]
     pub strength: Option<f64>,
-    /// Draw anew where this picture is white, and keep the pixels of --init-image where it is black
+    /// Draw anew where this picture, of the size of --init-image, is white, and keep its pixels where it is black. A model that was
+    /// trained with image.kind = "inpaint" sees what is kept
     #[arg(long, value_name = "IMAGE", requires = "init_image")]
     pub mask: Option<PathBuf>,
+}
+
+/// What the model is shown.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Images that the model is shown")]
+pub struct Shown {
+    /// Small picture to enlarge, of a model that was trained with image.kind = "low-res"; of a folder, seed i takes picture i modulo
+    /// their number
+    #[arg(long, value_name = "FILE|DIR")]
+    pub low_res: Option<PathBuf>,
+    /// Put noise of this deviation (pixels are in [-1, 1]) on it, up to the model's image.max_noise: details are then invented more
+    /// freely, and faults of the small picture forgiven [default: 0]
+    #[arg(long, value_name = "LEVEL", requires = "low_res")]
+    pub low_res_noise: Option<f64>,
+    /// Map of classes to draw by, a grey picture whose values are their numbers, of a model that was trained with image.kind = "map"
+    #[arg(long, value_name = "FILE|DIR")]
+    pub map: Option<PathBuf>,
 }
 
 /// What is written.

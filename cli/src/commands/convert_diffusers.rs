@@ -166,6 +166,7 @@ pub fn export(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome
     let file = training::weight_file(&args.input)?;
     let model = Model::load(&file, &context.device)?;
     let config = model.config();
+    ensure!(config.image.is_none(), "{}: diffusers has no pipeline for what this model is shown", args.input.display());
     ensure!(config.attribute_names.is_empty(), "{}: diffusers has no network that is told attributes", args.input.display());
     let (network, tensors) = network(&model)?;
     let scheduler = Scheduler { parametrization: config.parametrization, schedule: config.schedule.clone() }.to_json()?;

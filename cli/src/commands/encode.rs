@@ -6,7 +6,12 @@ use strata_autoencoder::{EncodeOptions, EncodeReport, Encoded, LoadedAutoencoder
 use strata_datasets::{Dataset, LatentManifest, Transform};
 use strata_training::Ranks;
 
-use super::{eval_reconstruction::size_of, texts, train_diffusion::keep_autoencoder};
+use super::{
+    eval_reconstruction::size_of,
+    images::{self, Pictures},
+    texts,
+    train_diffusion::keep_autoencoder,
+};
 use crate::{Outcome, args, context::Context};
 
 /// The command.
@@ -32,6 +37,9 @@ pub fn run(args: &args::Encode, context: &Context) -> anyhow::Result<Outcome> {
         Encoded::Complete(manifest) => {
             print(&manifest, &args.out);
             texts::embed_captions(&args.out, &args.texts, context)?;
+            let pictures =
+                Pictures { autoencoder: &autoencoder, data: &data, transform: &transform, batch: args.batch, tile: args.tile };
+            images::store(&args.out, &args.images, &pictures, context)?;
         }
         Encoded::Missing(shards) => {
             let Ranks { rank, count, .. } = options.ranks;

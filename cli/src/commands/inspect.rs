@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use strata_autoencoder::AutoencoderTraining;
-use strata_datasets::LatentManifest;
+use strata_datasets::{LatentImages, LatentManifest};
 use strata_diffusion::{
     model::ModelConfig,
     training::DiffusionTraining,
@@ -114,7 +114,13 @@ fn latents(path: &Path) -> anyhow::Result<Shown> {
         m.shift,
         if m.class_names.is_empty() { "none".to_string() } else { m.class_names.join(", ") }
     );
-    Ok(Shown { text, json: serde_json::to_value(&m)? })
+    let (mut text, mut json) = (text, serde_json::to_value(&m)?);
+    if let Some(images) = LatentImages::open(path, m.count)? {
+        let source = images.source();
+        text += &format!("images beside them: {}, {} for each\n", source.image, source.variants);
+        json["images"] = serde_json::to_value(source)?;
+    }
+    Ok(Shown { text, json })
 }
 
 /// A model of ours by what it is built from, anything else (and with `norms` everything) by its tensors.
@@ -153,7 +159,8 @@ fn diffusion_model(config: &ModelConfig) -> anyhow::Result<String> {
     let text = config.text.as_ref().map_or(String::new(), |text| {
         format!("texts: {} tokens of width {} by {} (sha256 {})\n", text.tokens, text.width, text.encoder, text.sha256)
     });
-    Ok(format!("{}classes: {classes}\n{attributes}{text}", Description::new(subject)?.text()))
+    let image = config.image.as_ref().map_or(String::new(), |image| format!("is shown: {}\n", image.condition));
+    Ok(format!("{}classes: {classes}\n{attributes}{text}{image}", Description::new(subject)?.text()))
 }
 
 fn preset(name: &str) -> anyhow::Result<Shown> {

@@ -13,6 +13,7 @@ pub mod demo_report;
 pub mod encode;
 pub mod eval;
 pub mod eval_reconstruction;
+pub mod images;
 pub mod inspect;
 pub mod inspect_weights;
 pub mod pull;

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::{Context as _, ensure};
@@ -118,7 +119,9 @@ pub fn prompts(
         [] => vec![""; seeds.len()],
         all => seeds.iter().map(|seed| all[(seed % all.len() as u64) as usize].as_str()).collect(),
     };
-    let negative = wish.negative_prompt.as_deref().unwrap_or_default();
+    // Without guidance nothing is moved away from, and what nobody looks at is not encoded.
+    let unguided = wish.guidance == Some(1.0) && wish.negative_prompt.is_none();
+    let negative = if unguided { texts[0] } else { wish.negative_prompt.as_deref().unwrap_or_default() };
     let mut rows: BTreeMap<&str, u32> = BTreeMap::new();
     for text in texts.iter().chain([&negative]) {
         let next = rows.len() as u32;
@@ -126,8 +129,10 @@ pub fn prompts(
     }
     let mut distinct = vec![""; rows.len()];
     rows.iter().for_each(|(text, row)| distinct[*row as usize] = text);
+    let began = Instant::now();
     let contexts = embed(&trained_encoder(trained, wish.text_encoder.as_deref(), &context.device)?, &distinct, context)?;
-    context.say(format!("{} texts encoded for {} images", distinct.len(), seeds.len()));
+    let seconds = began.elapsed().as_secs_f64();
+    context.say(format!("{} texts encoded for {} images in {seconds:.2} s, loading included", distinct.len(), seeds.len()));
     let of = texts.iter().map(|text| rows[text]).collect();
     Ok(Some((Prompts { contexts, of, negative: rows[negative] }, asked)))
 }

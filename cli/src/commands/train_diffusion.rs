@@ -126,6 +126,10 @@ impl Job {
         };
         let mut identity = self.table.clone();
         let mut inputs = self.inputs(&sha256, &model.latents.autoencoder_sha256, boundaries);
+        if let (Some(_), Source::Latents(set, ..)) = (&model.image, &self.source) {
+            let source = set.images().map(|images| format!("{:?}", images.source()));
+            inputs.insert("images".into(), Value::String(source.unwrap_or_default()));
+        }
         if let Some(text) = &model.text {
             inputs.insert("text_encoder_sha256".into(), Value::String(text.sha256.clone()));
         }

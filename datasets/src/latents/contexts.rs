@@ -4,15 +4,14 @@
 //! sample without a caption is told, and the null condition of guidance), and which encoder made it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use half::f16;
 use safetensors::serialize;
-use safetensors::tensor::{Dtype, Metadata, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::beside::Beside;
 use super::files::write_whole;
 use super::set::LatentSet;
 use crate::{Error, Result};
@@ -43,11 +42,9 @@ struct Description {
 
 /// The embedded captions of a folder of latents. Embeddings are read where they are asked for. May be read from many threads.
 pub struct CaptionContexts {
-    file: File,
-    path: PathBuf,
+    file: Beside,
     source: TextSource,
     rows: HashMap<String, usize>,
-    start: u64,
 }
 
 impl CaptionContexts {
@@ -81,38 +78,15 @@ impl CaptionContexts {
     /// # Errors
     /// If the file is damaged.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(FILE);
-        if !path.is_file() {
-            return Ok(None);
-        }
-        let failed = |e: &dyn std::fmt::Display| Error::file(&path, format!("damaged: {e}"));
-        let file = File::open(&path).map_err(|e| failed(&e))?;
-        let len = file.metadata().map_err(|e| failed(&e))?.len();
-        let mut head = [0; 8];
-        file.read_exact_at(&mut head, 0).map_err(|e| failed(&e))?;
-        let header = u64::from_le_bytes(head);
-        if header > len.saturating_sub(8) {
-            return Err(failed(&format!("a header of {header} bytes in a file of {len}")));
-        }
-        let mut bytes = vec![0; header as usize];
-        file.read_exact_at(&mut bytes, 8).map_err(|e| failed(&e))?;
-        let info: Metadata = serde_json::from_slice(&bytes).map_err(|e| failed(&e))?;
-        let text = info.metadata().as_ref().and_then(|m| m.get(DESCRIPTION)).ok_or_else(|| failed(&"no description"))?;
-        let Description { source, texts } = serde_json::from_str(text).map_err(|e| failed(&e))?;
-        let tensor = info.info(TENSOR).ok_or_else(|| failed(&"no tensor `context`"))?;
+        let Some(file) = Beside::open(dir, FILE, TENSOR, DESCRIPTION)? else { return Ok(None) };
+        let Description { source, texts } =
+            serde_json::from_str(&file.description).map_err(|e| file.error(format!("damaged: {e}")))?;
         let shape = [texts.len(), source.tokens, source.width];
-        let size = 2 * shape.iter().product::<usize>() as u64;
-        if tensor.shape != shape
-            || tensor.dtype != Dtype::F16
-            || len != header + 8 + size
-            || texts.first().is_none_or(|t| !t.is_empty())
-        {
-            return Err(failed(&format!(
-                "expected {shape:?} numbers of 2 bytes behind a header of {header} bytes, got {len} bytes"
-            )));
+        if file.shape != shape || file.dtype != Dtype::F16 || texts.first().is_none_or(|t| !t.is_empty()) {
+            return Err(file.error(format!("damaged: expected {shape:?} numbers of 2 bytes, the empty text first")));
         }
         let rows = texts.into_iter().zip(0..).collect();
-        Ok(Some(Self { file, path, source, rows, start: header + 8 }))
+        Ok(Some(Self { file, source, rows }))
     }
 
     /// Which encoder made them.
@@ -136,11 +110,9 @@ impl CaptionContexts {
     /// If it is not among the captions, or the file cannot be read.
     pub fn get(&self, text: &str) -> Result<Vec<f32>> {
         let row = self.rows.get(text).ok_or_else(|| {
-            Error::file(&self.path, format!("the caption {text:?} is not in it: run `strata encode` again with --text-encoder"))
+            self.file.error(format!("the caption {text:?} is not in it: run `strata encode` again with --text-encoder"))
         })?;
-        let mut bytes = vec![0; 2 * self.source.tokens * self.source.width];
-        let offset = self.start + (row * bytes.len()) as u64;
-        self.file.read_exact_at(&mut bytes, offset).map_err(|e| Error::file(&self.path, e))?;
+        let bytes = self.file.row(*row)?;
         Ok(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect())
     }
 }

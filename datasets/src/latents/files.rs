@@ -31,18 +31,22 @@ pub(super) fn write_new(dir: &Path, name: &str, bytes: &[u8]) -> Result<bool> {
     Ok(true)
 }
 
-fn written(dir: &Path, name: &str, bytes: &[u8]) -> Result<NamedTempFile> {
+/// An empty file in `dir` that is to become `name`.
+pub(super) fn temporary(dir: &Path, name: &str) -> Result<NamedTempFile> {
     // As any new file: what the process's mask leaves.
     let permissions = Permissions::from_mode(0o666);
     let prefix = format!("{TEMPORARY}{name}-");
-    let mut file =
-        Builder::new().prefix(&prefix).permissions(permissions).tempfile_in(dir).map_err(|e| Error::file(dir.join(name), e))?;
+    Builder::new().prefix(&prefix).permissions(permissions).tempfile_in(dir).map_err(|e| Error::file(dir.join(name), e))
+}
+
+fn written(dir: &Path, name: &str, bytes: &[u8]) -> Result<NamedTempFile> {
+    let mut file = temporary(dir, name)?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::file(dir.join(name), e))?;
     Ok(file)
 }
 
 /// The rename itself must reach the disk; not every file system can sync a folder.
-fn sync_folder(dir: &Path) {
+pub(super) fn sync_folder(dir: &Path) {
     drop(File::open(dir).and_then(|folder| folder.sync_all()));
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::contexts::CaptionContexts;
+use super::images::LatentImages;
 use super::manifest::{LatentManifest, sha256};
 use super::shard::{ShardLayout, bytes_per_number, decode, to_attributes, to_labels};
 use crate::listing::Texts;
@@ -22,6 +23,7 @@ pub struct LatentSet {
     /// Row after row.
     attributes: Vec<i8>,
     contexts: Option<CaptionContexts>,
+    images: Option<LatentImages>,
 }
 
 struct OpenShard {
@@ -52,8 +54,8 @@ impl LatentSet {
         if labels.len() != manifest.count || labels.is_empty() {
             return Err(Error::file(dir, format!("the manifest says {} latents, its shards {}", manifest.count, labels.len())));
         }
-        let contexts = CaptionContexts::open(dir)?;
-        Ok(Self { dir: dir.to_path_buf(), manifest, shards, starts, labels, attributes, contexts })
+        let (contexts, images) = (CaptionContexts::open(dir)?, LatentImages::open(dir, labels.len())?);
+        Ok(Self { dir: dir.to_path_buf(), manifest, shards, starts, labels, attributes, contexts, images })
     }
 
     /// The manifest.
@@ -96,6 +98,11 @@ impl LatentSet {
     /// The embedded captions; none where `strata encode` was given no text encoder.
     pub fn contexts(&self) -> Option<&CaptionContexts> {
         self.contexts.as_ref()
+    }
+
+    /// Images that a model is shown; none where `strata encode` was asked for none.
+    pub fn images(&self) -> Option<&LatentImages> {
+        self.images.as_ref()
     }
 
     /// The binary attributes of latent `i`, 1 or -1, one for each name of the manifest; empty when `i` is out of range.

@@ -43,6 +43,7 @@ pub fn import_diffusers(file: &Checkpoint, parts: Parts<'_>, device: &Device) ->
         class_names: Vec::new(),
         attribute_names: Vec::new(),
         text: parts.text,
+        image: None,
         shape: [unet.in_channels, size, size],
         parametrization: parts.scheduler.parametrization,
         schedule: parts.scheduler.schedule,

@@ -17,6 +17,8 @@ pub struct SampleCost {
     pub evaluations_per_stage: Vec<u64>,
     /// The same of the worse model of autoguidance; empty without.
     pub worse_evaluations_per_stage: Vec<u64>,
+    /// Forward passes of either model, each of a batch; with guidance of twice the samples, where they fit.
+    pub passes: u64,
     /// Multiply-accumulates of all of them: each evaluates the shared encoder and one decoder.
     pub macs: u64,
     /// What as many evaluations would have cost with the costliest decoder for every noise level.
@@ -25,19 +27,39 @@ pub struct SampleCost {
 
 /// Evaluations so far.
 pub(super) struct Counts {
-    pub model: Vec<Cell<u64>>,
-    pub worse: Vec<Cell<u64>>,
+    pub model: Evaluations,
+    pub worse: Evaluations,
+}
+
+/// Evaluations of one model.
+pub(super) struct Evaluations {
+    per_stage: Vec<Cell<u64>>,
+    passes: Cell<u64>,
+}
+
+impl Evaluations {
+    fn none(stages: usize) -> Self {
+        Self { per_stage: vec![Cell::new(0); stages], passes: Cell::new(0) }
+    }
+
+    /// One forward pass of `rows` samples.
+    pub fn add(&self, stage: usize, rows: usize) {
+        let count = &self.per_stage[stage];
+        count.set(count.get() + rows as u64);
+        self.passes.set(self.passes.get() + 1);
+    }
 }
 
 impl Counts {
     pub fn new(model: &Model, worse: Option<&Model>) -> Self {
-        let none = |stages: usize| vec![Cell::new(0); stages];
-        Self { model: none(model.stages()), worse: none(worse.map_or(0, Model::stages)) }
+        Self { model: Evaluations::none(model.stages()), worse: Evaluations::none(worse.map_or(0, Model::stages)) }
     }
 
     pub fn cost(self, model: &Model, worse: Option<&Model>) -> Result<SampleCost> {
-        let counts = |cells: Vec<Cell<u64>>| cells.into_iter().map(Cell::into_inner).collect();
+        let passes = self.model.passes.get() + self.worse.passes.get();
+        let counts = |of: Evaluations| of.per_stage.into_iter().map(Cell::into_inner).collect();
         let mut cost = SampleCost {
+            passes,
             evaluations_per_stage: counts(self.model),
             worse_evaluations_per_stage: counts(self.worse),
             ..SampleCost::default()

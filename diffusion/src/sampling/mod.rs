@@ -12,7 +12,7 @@ use strata_training::{Interrupt, Progress};
 use self::{cost::Counts, networks::denoiser};
 pub use self::{
     cost::SampleCost,
-    options::{GuidanceOptions, Prompts, SampleOptions, Start},
+    options::{GuidanceOptions, Prompts, SampleOptions, ShownImages, Start},
 };
 use crate::{
     Error, Result,

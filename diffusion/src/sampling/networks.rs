@@ -1,19 +1,21 @@
 //! The networks of a batch as one denoiser: the conditional one alone, guided by another condition, or by a worse network.
 
-use std::{cell::Cell, ops::Range};
+use std::ops::Range;
 
 use candle_core::{DType, Tensor};
-use strata_conditioning::Condition;
+use strata_conditioning::{Condition, Shown};
+use strata_nn::random::Key;
 
 use super::{
     Sampling,
-    cost::{Counts, network_costs},
+    cost::{Counts, Evaluations, network_costs},
 };
 use crate::{
     Result,
     denoiser::{Denoiser, Estimate},
     guidance::{Guided, Pair, Sequential},
     model::Model,
+    training::noised,
 };
 
 /// Activations up to which the condition and its absence are evaluated in one batch of twice the size, in bytes.
@@ -33,9 +35,9 @@ pub(super) fn denoiser_at_once<'a>(
     at_once: bool,
 ) -> Result<Box<dyn Denoiser + 'a>> {
     let guidance = job.options.guidance;
-    let wish = wishes(job, rows);
-    let under = |model: &'a Model, wishes: &[&Wishes], counts: &'a [Cell<u64>]| -> Result<Network<'a>> {
-        Ok(Network { model, condition: condition(job, model, wishes)?, counts })
+    let wish = wishes(job, rows.clone());
+    let under = |model: &'a Model, wishes: &[&Wishes], counts: &'a Evaluations| -> Result<Network<'a>> {
+        Ok(Network { model, condition: condition(job, model, rows.clone(), wishes)?, counts })
     };
     let conditional = under(job.model, &[&wish], &counts.model)?;
     if guidance.scale == 1.0 {
@@ -60,6 +62,8 @@ struct Wishes {
     attributes: Vec<Vec<i8>>,
     /// Rows of the options' embedded texts.
     prompts: Vec<u32>,
+    /// Whether they are shown their images.
+    shown: bool,
 }
 
 fn wishes(job: &Sampling<'_>, rows: Range<usize>) -> Wishes {
@@ -68,20 +72,42 @@ fn wishes(job: &Sampling<'_>, rows: Range<usize>) -> Wishes {
         labels: options.labels[rows.clone()].to_vec(),
         attributes: vec![options.attributes.clone(); rows.len()],
         prompts: options.prompts.as_ref().map_or(Vec::new(), |prompts| prompts.of[rows].to_vec()),
+        shown: true,
     }
 }
 
-/// What guidance moves away from; of attributes nothing is said.
+/// What guidance moves away from; of attributes nothing is said, and images stay where anything else is asked for.
 fn unwanted(job: &Sampling<'_>, n: usize) -> Wishes {
     Wishes {
         labels: vec![job.options.guidance.negative; n],
         attributes: vec![Vec::new(); n],
         prompts: job.options.prompts.as_ref().map_or(Vec::new(), |prompts| vec![prompts.negative; n]),
+        shown: !job.options.images_alone(),
     }
 }
 
-/// The condition of one batch after the other.
-fn condition(job: &Sampling<'_>, model: &Model, wishes: &[&Wishes]) -> Result<Condition> {
+/// The condition of one batch of the samples `rows` after the other.
+fn condition(job: &Sampling<'_>, model: &Model, rows: Range<usize>, wishes: &[&Wishes]) -> Result<Condition> {
+    let shown = shown(job, rows.clone(), wishes)?;
+    model.with_images(told(job, model, wishes)?, shown.as_ref(), wishes.len() * rows.len())
+}
+
+/// The images of the samples `rows`, noised by their seeds, for one batch after the other.
+fn shown(job: &Sampling<'_>, rows: Range<usize>, wishes: &[&Wishes]) -> Result<Option<Shown>> {
+    let Some(given) = &job.options.images else { return Ok(None) };
+    let which = Tensor::from_slice(&given.of[rows.clone()], rows.len(), given.images.device())?;
+    let noise = vec![given.noise as f32; rows.len()];
+    let (key, seeds) = (Key::new(0, "images shown"), &job.options.seeds[rows]);
+    let images = noised(given.images.index_select(&which, 0)?, &noise, key, seeds)?;
+    Ok(Some(Shown {
+        images: Tensor::cat(&vec![&images; wishes.len()], 0)?,
+        noise: noise.repeat(wishes.len()),
+        shown: wishes.iter().flat_map(|wish| vec![wish.shown; seeds.len()]).collect(),
+    }))
+}
+
+/// What one batch after the other is told.
+fn told(job: &Sampling<'_>, model: &Model, wishes: &[&Wishes]) -> Result<Condition> {
     if let Some(prompts) = &job.options.prompts {
         let rows: Vec<u32> = wishes.iter().flat_map(|w| &w.prompts).copied().collect();
         let rows = Tensor::from_vec(rows, wishes.iter().map(|w| w.prompts.len()).sum::<usize>(), prompts.contexts.device())?;
@@ -101,7 +127,7 @@ fn fits_twice(model: &Model, rows: usize) -> Result<bool> {
 struct Network<'a> {
     model: &'a Model,
     condition: Condition,
-    counts: &'a [Cell<u64>],
+    counts: &'a Evaluations,
 }
 
 impl Denoiser for Network<'_> {
@@ -111,8 +137,7 @@ impl Denoiser for Network<'_> {
 
     fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
         let rows = x.dim(0)?;
-        let count = &self.counts[self.model.stage(sigma)];
-        count.set(count.get() + rows as u64);
+        self.counts.add(self.model.stage(sigma), rows);
         let estimate = self.model.estimate(&x.to_dtype(DType::F32)?, &vec![sigma; rows], &self.condition)?;
         Ok(Estimate { x0: estimate.x0.to_dtype(x.dtype())?, ..estimate })
     }

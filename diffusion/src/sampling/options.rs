@@ -15,6 +15,8 @@ pub struct SampleOptions {
     pub attributes: Vec<i8>,
     /// Texts that are asked for, of a model that is told texts.
     pub prompts: Option<Prompts>,
+    /// Images that are shown, of a model that is shown some.
+    pub images: Option<ShownImages>,
     /// Samples per forward pass.
     pub batch: usize,
     /// Steps of the sampler.
@@ -42,6 +44,17 @@ pub struct Prompts {
     pub of: Vec<u32>,
     /// Which of them guidance moves away from: the empty text, or what is not wanted.
     pub negative: u32,
+}
+
+/// Images to be shown: each distinct one once.
+#[derive(Clone, Debug)]
+pub struct ShownImages {
+    /// `[P, C, h, w]` of the model's `ImageInput`.
+    pub images: Tensor,
+    /// Which of them each sample is shown.
+    pub of: Vec<u32>,
+    /// Deviation of the noise that is put on them; the model is told of it. Up to what it was trained with.
+    pub noise: f64,
 }
 
 /// Guidance (see [`crate::guidance::Guided`]).
@@ -83,6 +96,7 @@ impl Default for SampleOptions {
             labels: Vec::new(),
             attributes: Vec::new(),
             prompts: None,
+            images: None,
             batch: 16,
             steps: 20,
             sampler: Sampler::default(),
@@ -113,6 +127,7 @@ impl SampleOptions {
             .map(|(_, key, expected, got)| format!("`{key}`: expected {expected}, got {got}"))
             .collect();
         wrong.extend(self.wrong_prompts(model));
+        wrong.extend(self.wrong_images(model));
         wrong.extend(self.wrong_guidance(model, worse));
         if wrong.is_empty() { Ok(()) } else { Err(Error::Config(wrong.join("; "))) }
     }
@@ -162,6 +177,26 @@ impl SampleOptions {
         }
     }
 
+    fn wrong_images(&self, model: &Model) -> Option<String> {
+        match (&self.images, &model.config().image) {
+            (None, None) => None,
+            (Some(_), None) => Some("an image is shown, but the model was trained without".into()),
+            (None, Some(input)) => (input.dropout == 0.0).then(|| format!("the model must be shown {}", input.condition)),
+            (Some(shown), Some(input)) => {
+                let (dims, samples, most) = (shown.images.dims(), self.seeds.len(), input.condition.max_noise());
+                if dims.get(1..) != Some(&input.shape[..]) {
+                    return Some(format!("`images`: expected images of {:?}, got {dims:?}", input.shape));
+                }
+                if shown.of.len() != samples || shown.of.iter().any(|&row| row as usize >= dims[0]) {
+                    let got = format!("{:?}", shown.of);
+                    return Some(format!("`images`: expected one of {} for each of {samples} samples, got {got}", dims[0]));
+                }
+                let fits = (0.0..=most).contains(&shown.noise);
+                (!fits).then(|| format!("the noise of what is shown: expected 0 to {most}, as in training, got {}", shown.noise))
+            }
+        }
+    }
+
     fn wrong_guidance(&self, model: &Model, worse: Option<&Model>) -> Option<String> {
         let scale = self.guidance.scale;
         if let Some(worse) = worse {
@@ -174,14 +209,20 @@ impl SampleOptions {
         if scale == 1.0 {
             return None;
         }
-        if !model.config().is_conditional() {
+        let without = model.config().image.as_ref().is_some_and(|image| image.dropout > 0.0);
+        if !model.config().is_conditional() && !without {
             return Some(format!("guidance {scale} needs a condition, but the model is unconditional: leave guidance out"));
         }
-        let same = |prompts: &Prompts| prompts.of.iter().all(|&row| row == prompts.negative);
-        let nothing = self.labels.iter().all(Option::is_none)
-            && self.attributes.iter().all(|&v| v == 0)
-            && self.prompts.as_ref().is_none_or(same);
+        let nothing = self.images_alone() && !(without && self.images.is_some());
         nothing.then(|| format!("guidance {scale} needs a condition, but no class, attribute or text is asked for"))
+    }
+
+    /// Whether nothing but an image is asked for: guidance then moves away from no image, else the image stays.
+    pub(super) fn images_alone(&self) -> bool {
+        let told = |prompts: &Prompts| prompts.of.iter().any(|&row| row != prompts.negative);
+        self.labels.iter().all(Option::is_none)
+            && self.attributes.iter().all(|&v| v == 0)
+            && !self.prompts.as_ref().is_some_and(told)
     }
 
     /// The smallest and the largest noise level.

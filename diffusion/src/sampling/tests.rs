@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device};
+use strata_conditioning::{ImageCondition, ImageInput};
 use strata_nn::random::Key;
 use strata_training::NoProgress;
 
@@ -40,6 +41,7 @@ fn config(channels: usize) -> ModelConfig {
         class_names: Vec::new(),
         attribute_names: Vec::new(),
         text: None,
+        image: None,
         shape: [2, 8, 8],
         latents: LatentScaling::default(),
     }
@@ -47,7 +49,10 @@ fn config(channels: usize) -> ModelConfig {
 
 /// A model whose answers depend on everything that it is given: no weight is left at 0.
 fn model(channels: usize, seed: u64) -> Model {
-    let model = Model::new(&config(channels), seed, &Device::Cpu).unwrap();
+    fill(Model::new(&config(channels), seed, &Device::Cpu).unwrap(), seed)
+}
+
+fn fill(model: Model, seed: u64) -> Model {
     for parameter in model.store().parameters() {
         let shape = parameter.var().shape().clone();
         let deviation = if shape.rank() > 1 { (shape.dims()[1..].iter().product::<usize>() as f64).powf(-0.5) } else { 0.1 };
@@ -193,6 +198,62 @@ fn one_batch_of_twice_the_size_or_one_after_the_other() {
         denoiser.denoise(&x, 1.0).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     });
     assert!(furthest(&together, &apart) < 1e-5);
+}
+
+#[test]
+fn guidance_widens_the_batch_and_adds_no_pass() {
+    let model = model(2, 6);
+    let guided = options(5, 5);
+    let plain = SampleOptions { guidance: GuidanceOptions::default(), ..guided.clone() };
+    let cost = |options: &SampleOptions| draw_with(&model, None, options).unwrap().1;
+    let (guided, plain) = (cost(&guided), cost(&plain));
+    let all = |cost: &SampleCost| cost.evaluations_per_stage.iter().sum::<u64>();
+    assert_eq!([guided.passes, plain.passes], [6, 6], "one forward pass for each of six steps");
+    assert_eq!([all(&guided), all(&plain)], [60, 30]);
+}
+
+/// A model that is shown pictures half as large as its samples.
+fn enlarging(dropout: f64, max_noise: f64) -> Model {
+    let image = ImageInput { condition: ImageCondition::LowRes { factor: 2, max_noise }, shape: [3, 4, 4], dropout };
+    let unet = UNetConfig { in_channels: 2 + image.channels(), ..config(2).unet };
+    fill(Model::new(&ModelConfig { unet, image: Some(image), ..config(2) }, 1, &Device::Cpu).unwrap(), 1)
+}
+
+#[test]
+fn what_is_shown_decides_and_stays_in_both_halves_of_guidance() {
+    let model = enlarging(0.1, 0.5);
+    let images = Key::new(5, "images").normal_tensor((2, 3, 4, 4), &Device::Cpu).unwrap();
+    let with = |of: [u32; 2], noise: f64| ShownImages { images: images.clone(), of: of.to_vec(), noise };
+    let plain = SampleOptions { guidance: GuidanceOptions::default(), ..options(2, 2) };
+    let shown = |images: ShownImages| draw(&model, &SampleOptions { images: Some(images), ..plain.clone() });
+    let (same, other) = (shown(with([0, 1], 0.0)), shown(with([1, 1], 0.0)));
+    assert_eq!(same[128..], other[128..], "the second sample is shown the same");
+    assert!(furthest(&same[..128], &other[..128]) > 1e-3);
+    assert!(furthest(&same, &shown(with([0, 1], 0.3))) > 1e-3, "noise acts");
+    assert!(furthest(&same, &draw(&model, &plain)) > 1e-3, "nothing is shown");
+
+    // Guidance towards a class keeps the image, guidance towards the image alone moves away from none.
+    let guided = |labels: Vec<Option<u32>>| {
+        let options = SampleOptions { labels, images: Some(with([0, 1], 0.0)), ..options(2, 2) };
+        draw_with(&model, None, &options).unwrap().0
+    };
+    assert!(furthest(&guided(vec![Some(1); 2]), &guided(vec![None; 2])) > 1e-3);
+    assert!(furthest(&guided(vec![None; 2]), &shown(with([0, 1], 0.0))) > 1e-3, "unlabelled, but guided");
+}
+
+#[test]
+fn what_cannot_be_shown_is_refused() {
+    let images = Tensor::zeros((1, 3, 4, 4), DType::F32, &Device::Cpu).unwrap();
+    let with = |images: Tensor, noise: f64| Some(ShownImages { images, of: vec![0; 2], noise });
+    let refused = |model: &Model, images: Option<ShownImages>| {
+        let options = SampleOptions { images, ..options(2, 2) };
+        draw_with(model, None, &options).unwrap_err().to_string()
+    };
+    let must = enlarging(0.0, 0.5);
+    assert!(refused(&must, None).contains("must be shown a picture 2 times smaller"));
+    assert!(refused(&must, with(images.clone(), 0.6)).contains("expected 0 to 0.5, as in training, got 0.6"));
+    assert!(refused(&must, with(images.narrow(2, 0, 2).unwrap(), 0.0)).contains("expected images of [3, 4, 4]"));
+    assert!(refused(&model(2, 1), with(images, 0.0)).contains("trained without"));
 }
 
 #[test]

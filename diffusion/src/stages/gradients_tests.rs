@@ -63,6 +63,7 @@ fn model(decoders: usize, autoencoder: &str) -> Model {
         class_names: Vec::new(),
         attribute_names: Vec::new(),
         text: None,
+        image: None,
         shape: SHAPE,
         latents: LatentScaling { scale: vec![1.0], shift: vec![0.0], autoencoder_sha256: autoencoder.into() },
     };

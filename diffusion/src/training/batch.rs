@@ -1,11 +1,12 @@
 //! One batch of training: a function of the configuration and the position in the run, nothing else.
 
 use candle_core::{Device, Tensor};
+use strata_conditioning::Shown;
 use strata_datasets::{CaptionContexts, LatentSet};
 use strata_nn::random::{Key, uniform_f64};
 use strata_training::Progress;
 
-use super::{DiffusionTraining, TrainingData, data::Source};
+use super::{DiffusionTraining, TrainingData, data::Source, images::Images};
 use crate::{Result, model::ModelConfig, noise::NoiseSampler};
 
 /// Draws batches: the sample at a position of the run decides its picture or latent, condition, noise level and noise by itself.
@@ -19,6 +20,8 @@ pub struct Batches<'a> {
     class_dropout: f64,
     texts: Option<&'a CaptionContexts>,
     text_dropout: f64,
+    attribute_dropout: f64,
+    images: Option<Images>,
 }
 
 /// A batch of B samples.
@@ -35,6 +38,8 @@ pub struct Batch {
     pub attributes: Vec<Vec<i8>>,
     /// `[B, T, D]`: embedded captions, the empty text's where dropped; none where the model is told none.
     pub context: Option<Tensor>,
+    /// What each is shown; none where the model is shown nothing.
+    pub images: Option<Shown>,
 }
 
 impl<'a> Batches<'a> {
@@ -76,6 +81,8 @@ impl<'a> Batches<'a> {
             class_dropout: config.class_dropout,
             texts,
             text_dropout: config.text_dropout,
+            attribute_dropout: config.attribute_dropout,
+            images: model.image.as_ref().map(|input| Images::new(input, config.seed, &model.latents)),
         }
     }
 
@@ -88,16 +95,21 @@ impl<'a> Batches<'a> {
         for (row, &p) in positions.iter().enumerate() {
             let mut draws = Key::new(self.seed, "noise-level").index(p).generator();
             sigmas.push(self.noise.sigma(uniform_f64(&mut draws)));
-            let dropped = uniform_f64(&mut draws) < self.class_dropout;
-            if dropped || !self.classes {
+            let drawn = uniform_f64(&mut draws);
+            if drawn < self.class_dropout || !self.classes {
                 samples.labels[row] = None;
             }
-            leave_unsaid(&mut samples.attributes[row], dropped, &mut || uniform_f64(&mut draws));
+            leave_unsaid(&mut samples.attributes[row], drawn < self.attribute_dropout, &mut || uniform_f64(&mut draws));
         }
         let eps = Key::new(self.seed, "noise").normal_rows(&positions, &[c, h, w], device)?;
         let x0 = Tensor::from_vec(samples.x0, (n, c, h, w), device)?;
         let context = self.texts.map(|texts| self.context(texts, position, &samples.captions, device)).transpose()?;
-        Ok(Batch { x0, eps, sigmas, labels: samples.labels, attributes: samples.attributes, context })
+        let images = match (&self.images, &self.source) {
+            (None, _) => None,
+            (Some(images), Source::Latents { set, .. }) => Some(images.stored(set, position, &samples.items, device)?),
+            (Some(images), Source::Pictures { .. }) => Some(images.derived(&x0, position)?),
+        };
+        Ok(Batch { x0, eps, sigmas, labels: samples.labels, attributes: samples.attributes, context, images })
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a training run of a diffusion model is made of.
 
 use serde::{Deserialize, Serialize};
+use strata_conditioning::ImageCondition;
 use strata_training::{AdamWConfig, EmaSchedule, LrSchedule};
 
 use super::{PictureSettings, TrainingData};
@@ -63,13 +64,20 @@ pub struct DiffusionTraining {
     pub batch: usize,
     /// What of the data's classes and attributes the model learns to be told.
     pub conditioning: Conditioning,
-    /// Probability that a sample is trained without its class and attributes, for classifier-free guidance (Ho & Salimans 2022: 0.1).
+    /// Probability that a sample is trained without its class, for classifier-free guidance (Ho & Salimans 2022: 0.1).
     pub class_dropout: f64,
+    /// The same of all of its attributes. One draw decides on both, so that the rarer goes only along with the other.
+    pub attribute_dropout: f64,
     /// Blocks compute their activations anew in the backward pass instead of keeping them: less memory, more time, and the same
     /// numbers.
     pub checkpoint_activations: bool,
     /// Probability that a sample is trained with the empty text in place of its caption.
     pub text_dropout: f64,
+    /// What the model is shown beside the noise; nothing where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageCondition>,
+    /// Probability that a sample is trained without its image; 0, as published, where the model need not do without.
+    pub image_dropout: f64,
     /// Norm to which the gradient is clipped; 0 for no clipping.
     pub max_grad_norm: f64,
     /// A line in `stats.jsonl` every so many images.
@@ -112,8 +120,11 @@ impl Default for DiffusionTraining {
             batch: 32,
             conditioning: Conditioning::default(),
             class_dropout: 0.1,
+            attribute_dropout: 0.1,
             checkpoint_activations: false,
             text_dropout: 0.1,
+            image: None,
+            image_dropout: 0.0,
             max_grad_norm: 1.0,
             log_every_images: 3_200,
             save_every_images: 100_000,
@@ -141,10 +152,17 @@ impl DiffusionTraining {
     pub const PRESETS: &'static [(&'static str, &'static str)] = &[
         ("emoji-32", include_str!("../../presets/emoji-32.toml")),
         ("emoji-text", include_str!("../../presets/emoji-text.toml")),
+        ("emoji-class", include_str!("../../presets/emoji-class.toml")),
+        ("emoji-superres-x4", include_str!("../../presets/emoji-superres-x4.toml")),
+        ("emoji-inpaint", include_str!("../../presets/emoji-inpaint.toml")),
         ("emoji-64", include_str!("../../presets/emoji-64.toml")),
         ("small-multistage", include_str!("../../presets/small-multistage.toml")),
         ("celebahq256-ldm", include_str!("../../presets/celebahq256-ldm.toml")),
         ("celebahq256-ldm-multistage", include_str!("../../presets/celebahq256-ldm-multistage.toml")),
+        ("celeba-attributes", include_str!("../../presets/celeba-attributes.toml")),
+        ("imagenet-class", include_str!("../../presets/imagenet-class.toml")),
+        ("superres-x4", include_str!("../../presets/superres-x4.toml")),
+        ("inpaint", include_str!("../../presets/inpaint.toml")),
         ("imagenet-ldm-multistage", include_str!("../../presets/imagenet-ldm-multistage.toml")),
         ("cifar10-edm-multistage", include_str!("../../presets/cifar10-edm-multistage.toml")),
         ("celeba32-edm-multistage", include_str!("../../presets/celeba32-edm-multistage.toml")),
@@ -179,7 +197,13 @@ impl DiffusionTraining {
         if let Some((key, _)) = positive.iter().find(|(_, v)| *v == 0) {
             return Err(Error::Config(format!("`{key}`: expected 1 or more, got 0")));
         }
-        for (key, v) in [("class_dropout", self.class_dropout), ("text_dropout", self.text_dropout)] {
+        let dropouts = [
+            ("class_dropout", self.class_dropout),
+            ("attribute_dropout", self.attribute_dropout),
+            ("text_dropout", self.text_dropout),
+            ("image_dropout", self.image_dropout),
+        ];
+        for (key, v) in dropouts {
             if !(0.0..=1.0).contains(&v) {
                 return Err(Error::Config(format!("`{key}`: expected a probability, got {v}")));
             }
@@ -188,6 +212,9 @@ impl DiffusionTraining {
             if v < 0.0 || !v.is_finite() {
                 return Err(Error::Config(format!("`{key}`: expected 0 or more, got {v}")));
             }
+        }
+        if let Some(image) = &self.image {
+            image.validate()?;
         }
         self.noise.validate()?;
         crate::noise::check_boundaries(&self.boundaries)?;

@@ -1,7 +1,10 @@
 //! What a model is trained on: latents, or pictures themselves.
 
 use serde::{Deserialize, Serialize};
-use strata_datasets::{CaptionContexts, Crop, Dataset, LatentSet, LoaderOptions, PictureStream, Resampling, Transform};
+use strata_conditioning::{ImageCondition, ImageInput};
+use strata_datasets::{
+    CaptionContexts, Crop, Dataset, ImageKind, LatentImages, LatentSet, LoaderOptions, PictureStream, Resampling, Transform,
+};
 use strata_nn::random::Key;
 use strata_training::Progress;
 
@@ -98,6 +101,53 @@ impl TrainingData<'_> {
     }
 }
 
+/// What a model is shown of `data` under `config`.
+///
+/// # Errors
+/// If the data have no such images, or others.
+pub(super) fn image_input(config: &DiffusionTraining, data: TrainingData<'_>) -> Result<Option<ImageInput>> {
+    let Some(condition) = &config.image else { return Ok(None) };
+    let shape = match data {
+        TrainingData::Latents(set) => stored_shape(condition, set)?,
+        TrainingData::Pictures(_) => derived_shape(condition, config.pictures.size)?,
+    };
+    Ok(Some(ImageInput { condition: condition.clone(), shape, dropout: config.image_dropout }))
+}
+
+/// The shape of the images beside latents, if they are those of the condition.
+fn stored_shape(condition: &ImageCondition, set: &LatentSet) -> Result<[usize; 3]> {
+    let (wanted, option) = match *condition {
+        ImageCondition::LowRes { factor, .. } => (ImageKind::LowRes { factor }, format!("--low-res {factor}")),
+        ImageCondition::Inpaint => (ImageKind::Inpaint, "--inpaint-masks 4".to_string()),
+        ImageCondition::Map { classes, .. } => (ImageKind::Map { classes }, format!("--maps DIR --map-classes {classes}")),
+    };
+    let there = set.images().map(LatentImages::source);
+    match there {
+        Some(source) if source.image == wanted => Ok(source.shape),
+        there => {
+            let got = there.map_or("none".to_string(), |source| source.image.to_string());
+            let expected = format!("`image` expects {wanted} beside the latents, got {got}");
+            Err(Error::Config(format!("{expected}: encode the images with `strata encode {option}`")))
+        }
+    }
+}
+
+/// The shape of images that are made from pictures of `size` pixels when they are trained on.
+fn derived_shape(condition: &ImageCondition, size: usize) -> Result<[usize; 3]> {
+    match *condition {
+        ImageCondition::LowRes { factor, .. } if factor > 0 && size.is_multiple_of(factor) => {
+            Ok([3, size / factor, size / factor])
+        }
+        ImageCondition::LowRes { factor, .. } => {
+            Err(Error::Config(format!("`pictures.size`: expected a multiple of `image.factor`, {factor}, got {size}")))
+        }
+        ImageCondition::Inpaint => Ok([4, size, size]),
+        ImageCondition::Map { .. } => {
+            Err(Error::Config("`image`: maps are stored beside latents: use `strata encode --maps` and --latents".into()))
+        }
+    }
+}
+
 /// Samples in a seeded order.
 pub(super) enum Source<'a> {
     Latents { set: &'a LatentSet, order: strata_datasets::Order, affine: Vec<(f32, f32)>, seed: u64 },
@@ -105,12 +155,15 @@ pub(super) enum Source<'a> {
 }
 
 /// Samples of one batch, end to end, with what is known of each.
+#[derive(Default)]
 pub(super) struct Samples {
     pub(super) x0: Vec<f32>,
     pub(super) labels: Vec<Option<u32>>,
     pub(super) attributes: Vec<Vec<i8>>,
     /// Captions of latents; empty where they have none.
     pub(super) captions: Vec<String>,
+    /// Which latents they are; empty for pictures.
+    pub(super) items: Vec<usize>,
 }
 
 impl<'a> Source<'a> {
@@ -144,10 +197,11 @@ impl<'a> Source<'a> {
     pub(super) fn batch(&mut self, position: u64, n: usize, attributes: bool) -> Result<Samples> {
         match self {
             Self::Latents { set, order, affine, seed } => {
-                let mut out = Samples { x0: Vec::new(), labels: Vec::new(), attributes: Vec::new(), captions: Vec::new() };
+                let mut out = Samples::default();
                 for p in position..position + n as u64 {
                     let item = order.at(p);
                     push_latent((set, item), affine, Key::new(*seed, "posterior").index(p), &mut out.x0)?;
+                    out.items.push(item);
                     out.labels.push(set.label(item));
                     out.captions.push(set.caption(item).unwrap_or_default().to_string());
                     out.attributes.push(if attributes { set.attributes(item).to_vec() } else { Vec::new() });
@@ -158,7 +212,7 @@ impl<'a> Source<'a> {
                 let batch = stream.batch(position, n)?;
                 let of = |&i: &usize| if attributes { Ok(data.info(i)?.attributes) } else { Ok(Vec::new()) };
                 let attributes = batch.indices.iter().map(of).collect::<Result<_>>()?;
-                Ok(Samples { x0: channels_first(&batch.pixels, n), labels: batch.labels, attributes, captions: Vec::new() })
+                Ok(Samples { x0: channels_first(&batch.pixels, n), labels: batch.labels, attributes, ..Samples::default() })
             }
         }
     }

@@ -3,12 +3,14 @@
 mod batch;
 mod config;
 mod data;
+mod images;
 mod record;
 
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use strata_conditioning::ImageInput;
 use strata_nn::{ops, random::Key};
 use strata_training::{
     CheckpointParts, Ema, Interrupt, Optimizer, Progress, RunDir, StepOptions, Stopwatch,
@@ -20,6 +22,7 @@ use strata_training::{
 pub use batch::{Batch, Batches};
 pub use config::{Conditioning, DiffusionTraining};
 pub use data::{PictureSettings, TrainingData};
+pub(crate) use images::noised;
 use record::Record;
 
 use crate::{
@@ -51,7 +54,8 @@ pub fn model_config(config: &DiffusionTraining, data: TrainingData<'_>, boundari
     data.check(config)?;
     let shape = data.shape(config);
     let mut unet = config.unet.clone();
-    (unet.in_channels, unet.out_channels) = (shape[0], shape[0]);
+    let image = data::image_input(config, data)?;
+    (unet.in_channels, unet.out_channels) = (shape[0] + image.as_ref().map_or(0, ImageInput::channels), shape[0]);
     unet.check_stages(boundaries.len() + 1)?;
     let (class_names, attribute_names) = config.conditioning.of(data)?;
     let text = data.contexts().filter(|_| config.conditioning == Conditioning::Text).map(|c| c.source().clone());
@@ -64,6 +68,7 @@ pub fn model_config(config: &DiffusionTraining, data: TrainingData<'_>, boundari
         class_names,
         attribute_names,
         text,
+        image,
         shape,
         latents: data.scaling(),
     };
@@ -175,6 +180,7 @@ pub fn network_errors(model: &Model, batch: &Batch, train: Option<Key>) -> Resul
         Some(context) => model.text_condition(context)?,
         None => model.condition(&batch.labels, &batch.attributes)?,
     };
+    let condition = model.with_images(condition, batch.images.as_ref(), sigmas.len())?;
     let answer = model.network(&x, sigmas, &condition, train)?;
     let skipped = x.broadcast_mul(&row_factors(sigmas, x0, |s| model.preconditioning(s).c_skip)?)?;
     let target = (x0 - skipped)?.broadcast_mul(&row_factors(sigmas, x0, |s| 1.0 / model.preconditioning(s).c_out)?)?;

@@ -7,7 +7,7 @@ use serde_json::json;
 use strata_datasets::RgbImage;
 use strata_diffusion::{
     Error,
-    sampling::{Prompts, Receiver, SampleCost, SampleOptions, Sampling, Step},
+    sampling::{Prompts, Receiver, SampleCost, SampleOptions, Sampling, ShownImages, Step},
 };
 
 use super::{Painter, folder::Folder, pack, start::Beginning, trajectory::Trajectory};
@@ -30,6 +30,8 @@ pub struct Job<'a> {
     pub out: &'a Path,
     /// The texts as typed, and the one to move away from; none for a model without.
     pub prompts: Option<serde_json::Value>,
+    /// What decides the images that the model is shown; none where it is shown none.
+    pub shown: Option<serde_json::Value>,
     /// What is written beside the pictures.
     pub output: &'a args::Output,
 }
@@ -49,7 +51,7 @@ pub struct Drawn {
 impl<'a> Job<'a> {
     /// From noise, with a grid of all pictures.
     pub fn new(painter: &'a Painter, options: &'a SampleOptions, out: &'a Path) -> Self {
-        Self { painter, options, beginning: None, out, prompts: None, output: &PLAIN }
+        Self { painter, options, beginning: None, out, prompts: None, shown: None, output: &PLAIN }
     }
 
     /// Everything that decides the pictures beside seeds and classes.
@@ -70,6 +72,9 @@ impl<'a> Job<'a> {
         }
         if let Some(prompts) = &self.prompts {
             origin["prompts_and_negative"] = prompts.clone();
+        }
+        if let Some(shown) = &self.shown {
+            origin["images_shown_and_noise"] = shown.clone();
         }
         let beginning = self.beginning.map(|b| json!([b.sha256.0, b.start.strength, b.sha256.1]));
         origin["init_image_strength_mask"] = json!(beginning);
@@ -94,7 +99,9 @@ pub fn draw(job: &Job<'_>, context: &Context) -> anyhow::Result<Drawn> {
     let (seeds, labels) = rows.iter().map(|i| (options.seeds[*i], options.labels[*i])).unzip();
     let of = |prompts: Prompts| Prompts { of: rows.iter().map(|i| prompts.of[*i]).collect(), ..prompts };
     let prompts = options.prompts.clone().map(of);
-    let batches = SampleOptions { seeds, labels, prompts, ..options.clone() };
+    let of = |images: ShownImages| ShownImages { of: rows.iter().map(|i| images.of[*i]).collect(), ..images };
+    let images = options.images.clone().map(of);
+    let batches = SampleOptions { seeds, labels, prompts, images, ..options.clone() };
     let mut writer =
         Writer { job, batches: &batches, rows: &rows, folder, present, new: 0, trajectory: Trajectory::new(watched) };
     let began = Instant::now();

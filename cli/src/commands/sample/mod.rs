@@ -6,6 +6,7 @@ mod labels;
 mod pack;
 mod painter;
 mod seeds;
+mod shown;
 mod start;
 mod trajectory;
 
@@ -44,9 +45,12 @@ pub fn run(args: &args::Sample, context: &Context) -> anyhow::Result<Outcome> {
     let beginning = Beginning::load(&args.start, &painter)?;
     let (mut options, told) = options(&painter, (&args.solver, &args.wish), seeds, args.batch, context)?;
     options.start = beginning.as_ref().map(|b| b.start.clone());
+    let shown = shown::load(&args.shown, beginning.as_ref(), &painter, &options.seeds, context)?;
+    options.images = shown.as_ref().map(|shown| shown.images.clone());
     let mut job = Job::new(&painter, &options, &args.out);
     job.beginning = beginning.as_ref();
     job.output = &args.output;
+    job.shown = shown.map(|shown| json!([shown.sha256, shown.images.noise]));
     job.prompts = told.map(|texts| json!([texts, args.wish.negative_prompt]));
     let drawn = match draw(&job, context) {
         Err(e) if matches!(e.downcast_ref(), Some(Error::Interrupted)) => return Ok(Outcome::Interrupted),
@@ -90,7 +94,7 @@ pub fn options(
         guidance: guidance(wish, painter)?,
         sigma_min: solver.sigma_min,
         sigma_max: solver.sigma_max,
-        start: None,
+        ..SampleOptions::default()
     };
     Ok((options, told.map(|(_, texts)| texts)))
 }
@@ -113,7 +117,7 @@ fn report(drawn: &Drawn, options: &SampleOptions, args: &args::Sample) {
             "out": args.out, "images": options.seeds.len(), "new": drawn.new, "seconds_per_image": per_image,
             "sampler": options.sampler, "grid": options.grid, "steps": options.steps, "guidance": options.guidance.scale,
             "drawn": drawn.drawn, "evaluations_per_stage": cost.evaluations_per_stage,
-            "worse_evaluations_per_stage": cost.worse_evaluations_per_stage,
+            "worse_evaluations_per_stage": cost.worse_evaluations_per_stage, "passes": cost.passes,
             "gflops_per_image": gflops(cost.macs, drawn), "single_decoder_gflops_per_image": gflops(cost.single_decoder_macs, drawn),
         });
         println!("{answer}");

@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use candle_core::Tensor;
 use strata_autoencoder::pictures::to_tensor;
-use strata_datasets::{Decode, Resampling, RgbImage, Transform, resize::Filter};
+use strata_conditioning::ImageCondition;
+use strata_datasets::{RgbImage, Transform};
 use strata_diffusion::sampling;
 use strata_training::sha256_file;
 
 use super::Painter;
-use crate::args;
+use crate::{args, commands::images};
 
 /// Without a mask, how much is drawn anew.
 const DEFAULT_STRENGTH: f64 = 0.6;
@@ -21,6 +22,8 @@ pub struct Beginning {
     pub start: sampling::Start,
     /// The picture at the model's size, and for each pixel whether it stays.
     kept: Option<(RgbImage, Vec<bool>)>,
+    /// What a model that was trained to inpaint is shown, `[1, C, h, w]`.
+    pub hole: Option<Tensor>,
     /// SHA-256 of the picture's and of the mask's file.
     pub sha256: (String, Option<String>),
 }
@@ -31,14 +34,20 @@ impl Beginning {
     pub fn load(args: &args::Start, painter: &Painter) -> anyhow::Result<Option<Self>> {
         let Some(file) = &args.init_image else { return Ok(None) };
         let transform = Transform::new(painter.size());
-        let image = read(file, &transform)?;
+        let image = images::read_picture(file, &transform)?;
         let x0 = encode(painter, &image)?;
-        let kept = args.mask.as_deref().map(|file| kept_pixels(file, &transform)).transpose()?;
-        let mask = kept.as_ref().map(|kept| latent_mask(kept, painter)).transpose()?;
+        let kept = args.mask.as_deref().map(|mask| kept_pixels(mask, file, &transform)).transpose()?;
+        let inpaints = painter.model.config().image.as_ref().is_some_and(|i| i.condition == ImageCondition::Inpaint);
+        // A model that was trained to inpaint sees what is known; any other is led along it.
+        let (hole, mask) = match &kept {
+            Some(kept) if inpaints => (Some(hole(kept, &image, painter)?), None),
+            Some(kept) => (None, Some(latent_mask(kept, painter)?)),
+            None => (None, None),
+        };
         let default = if kept.is_some() { 1.0 } else { DEFAULT_STRENGTH };
         let start = sampling::Start { x0, strength: args.strength.unwrap_or(default), mask };
         let sha256 = (sha256_file(file)?, args.mask.as_deref().map(sha256_file).transpose()?);
-        Ok(Some(Self { start, kept: kept.map(|kept| (image, kept)), sha256 }))
+        Ok(Some(Self { start, kept: kept.map(|kept| (image, kept)), hole, sha256 }))
     }
 
     /// Puts the pixels that stay over a drawn picture.
@@ -51,13 +60,6 @@ impl Beginning {
     }
 }
 
-fn read(file: &Path, transform: &Transform) -> anyhow::Result<RgbImage> {
-    let context = || file.display().to_string();
-    let bytes = std::fs::read(file).with_context(context)?;
-    let image = Decode::default().rgb(&bytes).map_err(anyhow::Error::msg).with_context(context)?;
-    transform.apply(&image).with_context(context)
-}
-
 /// The sample [C, H, W] of a picture: itself, or its scaled latent: the mode of the posterior, or what comes before the codebook.
 fn encode(painter: &Painter, image: &RgbImage) -> anyhow::Result<Tensor> {
     let x = to_tensor(&image.pixels, 1, image.width, painter.model.store().device())?;
@@ -68,9 +70,20 @@ fn encode(painter: &Painter, image: &RgbImage) -> anyhow::Result<Tensor> {
     Ok(painter.model.config().latents.apply(&z)?.squeeze(0)?)
 }
 
-/// Which pixels stay: those that are darker than the middle. Cropped as the picture is, without blending.
-fn kept_pixels(file: &Path, transform: &Transform) -> anyhow::Result<Vec<bool>> {
-    let mask = read(file, &Transform { filter: Resampling::Pillow(Filter::Nearest), ..*transform })?;
+/// Which pixels of the picture in `of` stay: those that are darker than the middle. Cropped as the picture is, without blending.
+fn kept_pixels(file: &Path, of: &Path, transform: &Transform) -> anyhow::Result<Vec<bool>> {
+    let (mask, picture) = (images::decode(file)?, images::decode(of)?);
+    ensure!(
+        (mask.width, mask.height) == (picture.width, picture.height),
+        "{}: a mask of {}x{} pixels, but {} has {}x{}",
+        file.display(),
+        mask.width,
+        mask.height,
+        of.display(),
+        picture.width,
+        picture.height
+    );
+    let mask = images::unblended(transform).apply(&mask)?;
     let kept: Vec<bool> = mask.pixels.chunks_exact(3).map(|p| p.iter().map(|&v| u32::from(v)).sum::<u32>() < 3 * 128).collect();
     let count = kept.iter().filter(|kept| **kept).count();
     let expected = "expected a picture that is white where to draw and black where to keep";
@@ -86,12 +99,17 @@ fn kept_pixels(file: &Path, transform: &Transform) -> anyhow::Result<Vec<bool>> 
 /// [1, H, W]: 1 for the latents of whose pixels all stay.
 fn latent_mask(kept: &[bool], painter: &Painter) -> anyhow::Result<Tensor> {
     let (size, factor) = (painter.size(), painter.factor());
-    let side = size / factor;
-    let cell = |i: usize| {
-        let (top, left) = (i / side * factor, i % side * factor);
-        let stays = (0..factor * factor).all(|j| kept[(top + j / factor) * size + left + j % factor]);
-        if stays { 1f32 } else { 0.0 }
-    };
-    let mask: Vec<f32> = (0..side * side).map(cell).collect();
-    Ok(Tensor::from_vec(mask, (1, side, side), painter.model.store().device())?)
+    let drawn: Vec<bool> = kept.iter().map(|kept| !kept).collect();
+    let mask: Vec<f32> = images::cells(&drawn, size, factor).into_iter().map(|drawn| if drawn { 0.0 } else { 1.0 }).collect();
+    Ok(Tensor::from_vec(mask, (1, size / factor, size / factor), painter.model.store().device())?)
+}
+
+/// The sample of the picture with its hole, scaled as the model's are, and the mask.
+fn hole(kept: &[bool], image: &RgbImage, painter: &Painter) -> anyhow::Result<Tensor> {
+    let x = to_tensor(&image.pixels, 1, image.width, painter.model.store().device())?;
+    let drawn: Vec<bool> = kept.iter().map(|kept| !kept).collect();
+    let holes = images::holes(painter.autoencoder.as_ref(), &x, &drawn, painter.tile)?;
+    let z = holes.dim(1)? - 1;
+    let latents = painter.model.config().latents.apply(&holes.narrow(1, 0, z)?.contiguous()?)?;
+    Ok(Tensor::cat(&[&latents, &holes.narrow(1, z, 1)?], 1)?)
 }
