@@ -33,6 +33,9 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// From whoever watches.
+    #[error("{0}")]
+    Watcher(String),
     /// From operators, parameters and weight files.
     #[error(transparent)]
     Nn(#[from] strata_nn::Error),

@@ -60,7 +60,7 @@ pub use error::{Error, Result};
 pub use kl::AutoencoderKl;
 pub use model::{Autoencoder, AutoencoderConfig, Kind};
 pub use posterior::Posterior;
-pub use reconstruct::{CodebookUse, LatentStatistics, ReconstructOptions, Reconstruction, decode_latents, reconstruct};
+pub use reconstruct::{CodebookUse, LatentStatistics, ReconstructOptions, Reconstruction, Watch, decode_latents, reconstruct};
 pub use settings::{AdversarialTraining, AutoencoderTraining, CodebookTraining, Decay, PerceptualTraining, PixelLoss};
 pub use store::{LoadedAutoencoder, config_file, describe, export_diffusers, load, save, weight_file};
 pub use tiled::MIN_TILE;

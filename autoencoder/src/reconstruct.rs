@@ -16,6 +16,10 @@ use crate::{
 
 /// Pictures at a time, where the caller gives no other number.
 const BATCH: usize = 16;
+/// Pictures prepared ahead of the network: memory does not grow with the data set.
+const PREPARED: usize = 1024;
+/// Share of unreadable pictures that is tolerated, where the caller gives no other.
+const MAX_BAD: f64 = 0.01;
 
 /// What [`reconstruct`] measured.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,8 +64,11 @@ pub struct LatentStatistics {
     pub scale_factor: f64,
 }
 
+/// Sees pictures of the data and their reconstructions, a batch at a time.
+pub type Watch<'a> = &'a dyn Fn(&[RgbImage], &[RgbImage]) -> Result<()>;
+
 /// What [`reconstruct`] is to do beside measuring.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct ReconstructOptions<'a> {
     /// How many pairs of pictures to keep.
     pub examples: usize,
@@ -71,6 +78,10 @@ pub struct ReconstructOptions<'a> {
     pub batch: usize,
     /// Side of the tiles that large images are worked on by, in pixels; absent: whole.
     pub tile: Option<usize>,
+    /// Share of unreadable pictures above which it fails; absent: 0.01.
+    pub max_bad: Option<f64>,
+    /// Who sees the pairs.
+    pub watch: Option<Watch<'a>>,
 }
 
 impl Reconstruction {
@@ -104,15 +115,19 @@ pub fn reconstruct(
 ) -> Result<Reconstruction> {
     check_size(transform.size, autoencoder.config.factor())?;
     autoencoder.check_rgb()?;
-    let prepared = prepare(data, indices, transform, 0.01, &|_| ())?;
-    progress.start("reconstructing", prepared.len() as u64, "images");
     let mut measured = Measurement::new(&autoencoder.model, options, autoencoder.store.device());
-    for first in (0..prepared.len()).step_by(measured.batch()) {
-        if interrupt.is_set() && measured.count > 0 {
-            break;
+    let (batch, max_bad) = (measured.batch(), options.max_bad.unwrap_or(MAX_BAD));
+    progress.start("reconstructing", indices.len() as u64, "images");
+    for part in indices.chunks(PREPARED.next_multiple_of(batch)) {
+        let prepared = prepare(data, part, transform, max_bad, &|_| ())?;
+        for first in (0..prepared.len()).step_by(batch) {
+            if interrupt.is_set() && measured.count > 0 {
+                progress.finish();
+                return Ok(measured.result());
+            }
+            measured.add(&prepared, first)?;
+            progress.advance(measured.count as u64, "");
         }
-        measured.add(&prepared, first)?;
-        progress.advance(measured.count as u64, "");
     }
     progress.finish();
     Ok(measured.result())
@@ -180,10 +195,13 @@ impl<'a> Measurement<'a> {
         if let Some(lpips) = self.options.lpips {
             self.lpips += f64::from(lpips.distance(&x, &y.clamp(-1.0, 1.0)?)?.sum_all()?.to_scalar::<f32>()?);
         }
-        for (original, reconstruction) in pixels.chunks_exact(size * size * 3).zip(from_tensor(&y)?) {
-            let original = RgbImage { width: size, height: size, pixels: original.to_vec() };
-            self.add_pair(original, reconstruction);
+        let image = |pixels: &[u8]| RgbImage { width: size, height: size, pixels: pixels.to_vec() };
+        let originals: Vec<RgbImage> = pixels.chunks_exact(size * size * 3).map(image).collect();
+        let reconstructions = from_tensor(&y)?;
+        if let Some(watch) = self.options.watch {
+            watch(&originals, &reconstructions)?;
         }
+        originals.into_iter().zip(reconstructions).for_each(|(original, reconstruction)| self.add_pair(original, reconstruction));
         Ok(())
     }
 

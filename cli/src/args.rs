@@ -9,14 +9,18 @@ pub use data::{Data, DataConvert, DataInspect, DataVerify, Encode, Images, Readi
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod autoencoder;
+mod compare;
 mod eval;
 mod hub;
 mod sample;
 
 pub use autoencoder::{EvalReconstruction, LpipsNetwork};
-pub use eval::{EvalCommand, EvalNearest, EvalStatistics, EvalTrainExtractor, Measure, Metric, Network, ResizeRule};
+pub use compare::{Compared, EvalEfficiency, EvalSweep};
+pub use eval::{
+    Against, EvalCommand, EvalNearest, EvalStatistics, EvalTrainExtractor, Measure, Metric, Network, ResizeRule, Weights,
+};
 pub use hub::{Pull, Push};
-pub use sample::{Output, Sample, Shown, Solver, Start, Wish};
+pub use sample::{Output, Sample, Shown, Solver, Start, Told, Wish};
 
 /// Trains multistage latent-diffusion models on your images, and draws with them.
 #[derive(Debug, Parser)]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use strata_hub::{Client, Error, Kind, Repository, Settings, Spec, Wanted, pull, pull_file};
 
 use crate::{
-    args::{Command, Convert, DataCommand, EvalCommand, Network, TrainCommand},
+    args::{Command, Compared, Convert, DataCommand, EvalCommand, TrainCommand, Weights},
     bars::Downloads,
     context::Context,
     hint::hinted,
@@ -51,7 +51,7 @@ pub fn resolve(command: &mut Command, context: &Context) -> anyhow::Result<()> {
         }
         Command::Sample(args) => {
             model(&mut args.model)?;
-            let more = [&mut args.autoencoder, &mut args.wish.text_encoder, &mut args.wish.autoguidance];
+            let more = [&mut args.autoencoder, &mut args.wish.told.text_encoder, &mut args.wish.told.autoguidance];
             more.into_iter().flatten().try_for_each(model)
         }
         Command::Decode(args) => {
@@ -71,11 +71,18 @@ pub fn resolve(command: &mut Command, context: &Context) -> anyhow::Result<()> {
 fn eval(command: &mut EvalCommand, context: &Context) -> anyhow::Result<()> {
     let model = |path: &mut PathBuf| of_path(path, Kind::Model, context);
     let data = |text: &mut String| of_text(text, Kind::Dataset, context);
-    let network = |args: &mut Network| [&mut args.weights, &mut args.extractor].into_iter().flatten().try_for_each(model);
+    let network = |args: &mut Weights| [&mut args.weights, &mut args.extractor].into_iter().flatten().try_for_each(model);
+    let compared = |args: &mut Compared| -> anyhow::Result<()> {
+        network(&mut args.network.which)?;
+        args.runs.iter_mut().try_for_each(model)?;
+        [&mut args.told.text_encoder, &mut args.told.autoguidance].into_iter().flatten().try_for_each(model)?;
+        args.against.reference.iter_mut().try_for_each(data)
+    };
     match command {
         EvalCommand::Reconstruction(args) => {
             model(&mut args.autoencoder)?;
             args.lpips.iter_mut().try_for_each(model)?;
+            network(&mut args.network)?;
             data(&mut args.data.data)
         }
         EvalCommand::Fid(args)
@@ -83,20 +90,22 @@ fn eval(command: &mut EvalCommand, context: &Context) -> anyhow::Result<()> {
         | EvalCommand::Is(args)
         | EvalCommand::Prdc(args)
         | EvalCommand::Fd(args) => {
-            network(&mut args.network)?;
-            [&mut args.run, &mut args.wish.text_encoder, &mut args.wish.autoguidance]
+            network(&mut args.network.which)?;
+            [&mut args.run, &mut args.wish.told.text_encoder, &mut args.wish.told.autoguidance]
                 .into_iter()
                 .flatten()
                 .try_for_each(model)?;
-            [&mut args.samples, &mut args.reference].into_iter().flatten().try_for_each(data)
+            [&mut args.samples, &mut args.against.reference].into_iter().flatten().try_for_each(data)
         }
         EvalCommand::Statistics(args) => {
-            network(&mut args.network)?;
+            network(&mut args.network.which)?;
             data(&mut args.data.data)
         }
+        EvalCommand::Sweep(args) => compared(&mut args.compared),
+        EvalCommand::Efficiency(args) => compared(&mut args.compared),
         EvalCommand::TrainExtractor(args) => data(&mut args.data.data),
         EvalCommand::Nearest(args) => {
-            network(&mut args.network)?;
+            network(&mut args.network.which)?;
             [&mut args.samples, &mut args.data.data].into_iter().try_for_each(data)
         }
     }

@@ -10,10 +10,12 @@ mod context;
 mod fetched;
 mod grid;
 mod hint;
+mod lines;
 mod npz;
 mod origin;
 mod plot;
 mod report;
+mod table;
 
 use std::process::ExitCode;
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Err(error) if matches!(error.downcast_ref(), Some(strata_diffusion::Error::Interrupted)) => ExitCode::from(130),
         Err(error) => {
             hint::print(&error);
             ExitCode::FAILURE
@@ -56,7 +59,9 @@ fn eval(command: &EvalCommand, context: &Context) -> anyhow::Result<Outcome> {
         EvalCommand::Statistics(args) => commands::eval::statistics(args, context),
         EvalCommand::TrainExtractor(args) => commands::eval::train_extractor(args, context),
         EvalCommand::Nearest(args) => commands::eval::nearest(args, context),
-        EvalCommand::Reconstruction(args) => commands::eval_reconstruction::run(args, context),
+        EvalCommand::Reconstruction(args) => commands::eval::reconstruction(args, context),
+        EvalCommand::Sweep(args) => commands::eval::sweep(args, context),
+        EvalCommand::Efficiency(args) => commands::eval::efficiency(args, context),
     }
 }
 

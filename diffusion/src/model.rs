@@ -17,7 +17,7 @@ use crate::{
     denoiser::{Estimate, Parametrization, Preconditioning},
     noise::{check_boundaries, stage_of},
     schedule::Schedule,
-    unet::{UNet, UNetConfig},
+    unet::{CostInput, UNet, UNetConfig},
 };
 
 /// Everything needed to build the network and to use it; stored in the metadata of its weight files.
@@ -162,6 +162,12 @@ impl ModelConfig {
             return Ok(());
         }
         Err(Error::Config(format!("`unet.in_channels`: expected {expected} for samples and what is shown, got {got}")))
+    }
+
+    /// The size of a sample, for what the network costs.
+    pub fn cost_input(&self) -> CostInput {
+        let [_, height, width] = self.shape;
+        CostInput { height, width, context_tokens: self.text.as_ref().map_or(1, |text| text.tokens) }
     }
 
     /// Whether there is anything to be told.

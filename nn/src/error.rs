@@ -20,8 +20,9 @@ pub enum Error {
     /// A network configuration that cannot be built.
     #[error("{0}")]
     Config(String),
-    /// A set of weights that does not fit the parameters: every problem, one a line.
-    #[error("{} do not fit in {origin}:\n  {}", plural(problems.len(), "tensor"), problems.join("\n  "))]
+    /// A set of weights that does not fit the parameters: every problem, one a line; of very many the first ones, for then it is
+    /// another network's file.
+    #[error("{} do not fit in {origin}:\n  {}", plural(problems.len(), "tensor"), listed(problems))]
     Weights {
         /// Where the weights came from.
         origin: String,
@@ -56,6 +57,34 @@ impl Error {
     }
 }
 
+/// More lines than these tell that nothing fits, which a few of them show.
+const MANY: usize = 100;
+/// So many of many.
+const FEW: usize = 5;
+
+fn listed(problems: &[String]) -> String {
+    if problems.len() <= MANY {
+        return problems.join("\n  ");
+    }
+    format!("{}\n  and {} more", problems[..FEW].join("\n  "), problems.len() - FEW)
+}
+
 fn plural(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn very_many_problems_are_cut_and_counted() {
+        let of = |n: usize| {
+            let problems = (0..n).map(|i| format!("missing `{i}`")).collect();
+            Error::Weights { origin: "x.pth".into(), problems }.to_string()
+        };
+        assert!(of(100).contains("missing `99`") && !of(100).contains("more"));
+        assert_eq!(of(470).lines().count(), 7);
+        assert!(of(470).starts_with("470 tensors do not fit in x.pth") && of(470).ends_with("and 465 more"), "{}", of(470));
+    }
 }

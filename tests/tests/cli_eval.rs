@@ -11,41 +11,22 @@ use std::{
     sync::OnceLock,
 };
 
-use common::{pictures, refusal, run::ok, strata};
+use common::{
+    pictures, refusal, strata,
+    tiles::{hash, tile, tiles},
+};
 use serde_json::Value;
 use strata_tests::golden::{Case, Golden};
 
-/// Two classes that a small network tells apart at once, more of the same to compare with, and noise.
+/// The folder of [`tiles`].
 fn root() -> &'static Path {
     static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
     ROOT.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        for (set, first) in [("data", 0), ("more", 1000)] {
-            for i in first..first + 40 {
-                tile(&dir.path().join(set).join("stripes"), i, |x, _, i| ((x / 2 + i) % 2 * 200) as u8);
-                tile(&dir.path().join(set).join("checks"), i, |x, y, i| ((x / 4 + y / 4 + i) % 2 * 255) as u8);
-            }
-        }
-        (0..80).for_each(|i| tile(&dir.path().join("noise"), i, |x, y, i| (hash(x, y, i) >> 13) as u8));
-        let train = ["eval", "train-extractor", "--data", "data", "--size", "16", "--images", "640", "--out", "e.safetensors"];
-        let (_, stderr) = ok(dir.path(), &train, &["--held-out", "0.2"]);
-        assert!(stderr.contains("training the extractor"), "{stderr}");
+        tiles(dir.path());
         dir
     })
     .path()
-}
-
-fn hash(x: u32, y: u32, i: u32) -> u32 {
-    ((x * 73_856_093) ^ (y * 19_349_663) ^ (i * 83_492_791)).wrapping_mul(2_654_435_761)
-}
-
-fn tile(folder: &Path, i: u32, value: impl Fn(u32, u32, u32) -> u8) {
-    std::fs::create_dir_all(folder).unwrap();
-    let color = |x, y| {
-        let v = value(x, y, i).saturating_add((hash(x, y, i) % 23) as u8);
-        image::Rgb([v, v / 2, 255 - v])
-    };
-    image::RgbImage::from_fn(16, 16, color).save(folder.join(format!("{i:04}.png"))).unwrap();
 }
 
 /// `strata eval args`, with a cache of its own.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::Data;
+use super::{Data, Weights};
 
 /// `strata eval reconstruction`
 #[derive(Debug, Args)]
@@ -36,6 +36,9 @@ pub struct EvalReconstruction {
     /// Which network that is
     #[arg(long, value_enum, default_value_t = LpipsNetwork::Alex)]
     pub lpips_net: LpipsNetwork,
+    /// For the distance of reconstructions to images, rFID; without it is left out.
+    #[command(flatten)]
+    pub network: Weights,
     /// Write images and reconstructions side by side into this PNG
     #[arg(long, value_name = "FILE.png")]
     pub grid: Option<PathBuf>,

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     Data, EvalReconstruction, Reading,
+    compare::{EvalEfficiency, EvalSweep},
     sample::{Solver, Wish},
 };
 
@@ -29,14 +30,30 @@ pub enum EvalCommand {
     TrainExtractor(EvalTrainExtractor),
     /// The training images nearest to each sample, by distance of features: to see what was memorised
     Nearest(EvalNearest),
-    /// How well images survive an autoencoder: PSNR, SSIM, LPIPS, use of the codebook, statistics of the latents
+    /// How well images survive an autoencoder: PSNR, SSIM, LPIPS, rFID, use of the codebook, statistics of the latents
     Reconstruction(EvalReconstruction),
+    /// The distance over steps, samplers, guidance, checkpoints and averages: a table and a plot. Goes on where it was stopped
+    Sweep(Box<EvalSweep>),
+    /// The distance over the arithmetic of training and of sampling, for several runs: a table and plots. Goes on where it was stopped
+    Efficiency(Box<EvalEfficiency>),
+}
+
+/// The network that describes images, and how it is fed.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Features")]
+pub struct Network {
+    /// Which.
+    #[command(flatten)]
+    pub which: Weights,
+    /// Images that are described at a time
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub batch: usize,
 }
 
 /// The network that describes images.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Features")]
-pub struct Network {
+pub struct Weights {
     /// Weights of the Inception network of FID: the file that pytorch-fid or torch-fidelity publish, or any with its names
     #[arg(long, value_name = "FILE", conflicts_with = "extractor")]
     pub weights: Option<PathBuf>,
@@ -46,9 +63,21 @@ pub struct Network {
     /// How images are brought to the Inception network's size; numbers compare only where it is the same
     #[arg(long, value_enum, default_value_t = ResizeRule::PytorchFid)]
     pub resize: ResizeRule,
-    /// Images that are described at a time
-    #[arg(long, default_value_t = 32, value_name = "N")]
-    pub batch: usize,
+}
+
+/// What samples are compared with.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Reference")]
+pub struct Against {
+    /// What the samples are compared with: statistics (.npz, .pkl) or DATA. Statistics of DATA are kept for the next time
+    #[arg(long, value_name = "STATS|DATA")]
+    pub reference: Option<String>,
+    /// Only this split of the reference, where its layout has splits
+    #[arg(long, value_name = "NAME")]
+    pub reference_split: Option<String>,
+    /// Share of unreadable images above which the command stops
+    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
+    pub max_bad: f64,
 }
 
 /// Rules of published programs.
@@ -88,12 +117,6 @@ pub struct Measure {
     /// How many samples: the first of --samples, or seeds 0 to N - 1 of --run
     #[arg(long, value_name = "N")]
     pub num: Option<usize>,
-    /// What they are compared with: statistics (.npz, .pkl) or DATA. Statistics of DATA are kept for the next time
-    #[arg(long, value_name = "STATS|DATA")]
-    pub reference: Option<String>,
-    /// Only this split of the reference, where its layout has splits
-    #[arg(long, value_name = "NAME")]
-    pub reference_split: Option<String>,
     /// Further measures in the same pass
     #[arg(long, value_name = "METRIC,...", value_delimiter = ',', value_enum)]
     pub also: Vec<Metric>,
@@ -103,9 +126,9 @@ pub struct Measure {
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
-    /// Share of unreadable images above which the command stops
-    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
-    pub max_bad: f64,
+    /// The reference.
+    #[command(flatten)]
+    pub against: Against,
     /// The network.
     #[command(flatten)]
     pub network: Network,

@@ -47,7 +47,7 @@ pub struct Sample {
 }
 
 /// How the noise is taken away.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Solver")]
 pub struct Solver {
     /// Steps of the sampler
@@ -56,6 +56,15 @@ pub struct Solver {
     /// Sampler, with settings where it has some (ddim:eta=0.5); an unknown name lists them
     #[arg(long, default_value = "dpmpp-2m", value_name = "NAME")]
     pub sampler: String,
+    /// At which noise levels.
+    #[command(flatten)]
+    pub levels: Levels,
+}
+
+/// The noise levels of a solver.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Solver")]
+pub struct Levels {
     /// How the noise levels are spaced (log-snr, time-uniform, karras:rho=5, ...); an unknown name lists them
     #[arg(long, default_value = "karras", value_name = "NAME")]
     pub grid: String,
@@ -68,9 +77,21 @@ pub struct Solver {
 }
 
 /// What is asked for.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Condition and guidance")]
 pub struct Wish {
+    /// Guidance towards class, attributes and prompt: 1 is none, more is stronger [default: 2 with one of them or --autoguidance]
+    #[arg(long, value_name = "SCALE")]
+    pub guidance: Option<f64>,
+    /// The condition.
+    #[command(flatten)]
+    pub told: Told,
+}
+
+/// What is asked for, but for the strength of the guidance towards it.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Condition and guidance")]
+pub struct Told {
     /// Class of the pictures, by name or number; `all` gives seed i class i modulo their number
     #[arg(long, value_name = "CLASS")]
     pub class: Option<String>,
@@ -90,9 +111,6 @@ pub struct Wish {
     /// Folder of the text encoder [default: where it lay when the captions were embedded]
     #[arg(long, value_name = "DIR")]
     pub text_encoder: Option<PathBuf>,
-    /// Guidance towards class, attributes and prompt: 1 is none, more is stronger [default: 2 with one of them or --autoguidance]
-    #[arg(long, value_name = "SCALE")]
-    pub guidance: Option<f64>,
     /// Guide away from this class instead of from no class
     #[arg(long, value_name = "CLASS")]
     pub negative_class: Option<String>,

@@ -5,12 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use strata_autoencoder::{AutoencoderTraining, Reconstruction};
 use strata_datasets::LatentManifest;
-use strata_diffusion::{
-    model::Model,
-    sampling::SampleOptions,
-    stages::Stages,
-    unet::{CostInput, costs},
-};
+use strata_diffusion::{model::Model, sampling::SampleOptions, stages::Stages, unet::costs};
 use strata_training::run::read_stats;
 
 use crate::{
@@ -153,8 +148,7 @@ fn stages_section(results: &Results, out: &Path) -> Section {
 
 fn training_section(results: &Results, records: &[Value], out: &Path) -> anyhow::Result<Section> {
     let config = results.model.config();
-    let [_, height, width] = config.shape;
-    let costs = costs(&config.unet, CostInput { height, width, context_tokens: 1 })?;
+    let costs = costs(&config.unet, config.cost_input())?;
     let row = |(stage, (active, decoder)): (usize, (strata_diffusion::unet::Cost, &strata_diffusion::unet::DecoderConfig))| {
         let giga = |n: u64| format!("{:.4}", n as f64 * 1e-9);
         vec![

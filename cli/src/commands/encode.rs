@@ -7,7 +7,7 @@ use strata_datasets::{Dataset, LatentManifest, Transform};
 use strata_training::Ranks;
 
 use super::{
-    eval_reconstruction::size_of,
+    eval::size_of,
     images::{self, Pictures},
     texts,
     train_diffusion::keep_autoencoder,

@@ -147,10 +147,8 @@ fn diffusers_folder(path: &Path, norms: bool) -> anyhow::Result<Shown> {
 }
 
 fn diffusion_model(config: &ModelConfig) -> anyhow::Result<String> {
-    let [_, height, width] = config.shape;
-    let context_tokens = config.text.as_ref().map_or(1, |text| text.tokens);
-    let input = CostInput { height, width, context_tokens };
-    let subject = Subject { unet: &config.unet, input, schedule: &config.schedule, boundaries: &config.boundaries };
+    let subject =
+        Subject { unet: &config.unet, input: config.cost_input(), schedule: &config.schedule, boundaries: &config.boundaries };
     let classes = if config.class_names.is_empty() { config.classes.to_string() } else { config.class_names.join(", ") };
     let attributes = match config.attribute_names.as_slice() {
         [] => String::new(),

@@ -12,7 +12,6 @@ pub mod demo;
 pub mod demo_report;
 pub mod encode;
 pub mod eval;
-pub mod eval_reconstruction;
 pub mod images;
 pub mod inspect;
 pub mod inspect_weights;

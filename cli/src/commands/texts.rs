@@ -106,9 +106,9 @@ pub fn prompts(
     seeds: &[u64],
     context: &Context,
 ) -> anyhow::Result<Option<(Prompts, Vec<String>)>> {
-    let asked = asked(wish)?;
+    let asked = asked(&wish.told)?;
     let Some(trained) = &model.config().text else {
-        if asked.is_empty() && wish.negative_prompt.is_none() && wish.text_encoder.is_none() {
+        if asked.is_empty() && wish.told.negative_prompt.is_none() && wish.told.text_encoder.is_none() {
             return Ok(None);
         }
         let hint = "leave prompts and text encoder out";
@@ -120,8 +120,8 @@ pub fn prompts(
         all => seeds.iter().map(|seed| all[(seed % all.len() as u64) as usize].as_str()).collect(),
     };
     // Without guidance nothing is moved away from, and what nobody looks at is not encoded.
-    let unguided = wish.guidance == Some(1.0) && wish.negative_prompt.is_none();
-    let negative = if unguided { texts[0] } else { wish.negative_prompt.as_deref().unwrap_or_default() };
+    let unguided = wish.guidance == Some(1.0) && wish.told.negative_prompt.is_none();
+    let negative = if unguided { texts[0] } else { wish.told.negative_prompt.as_deref().unwrap_or_default() };
     let mut rows: BTreeMap<&str, u32> = BTreeMap::new();
     for text in texts.iter().chain([&negative]) {
         let next = rows.len() as u32;
@@ -130,7 +130,7 @@ pub fn prompts(
     let mut distinct = vec![""; rows.len()];
     rows.iter().for_each(|(text, row)| distinct[*row as usize] = text);
     let began = Instant::now();
-    let contexts = embed(&trained_encoder(trained, wish.text_encoder.as_deref(), &context.device)?, &distinct, context)?;
+    let contexts = embed(&trained_encoder(trained, wish.told.text_encoder.as_deref(), &context.device)?, &distinct, context)?;
     let seconds = began.elapsed().as_secs_f64();
     context.say(format!("{} texts encoded for {} images in {seconds:.2} s, loading included", distinct.len(), seeds.len()));
     let of = texts.iter().map(|text| rows[text]).collect();
@@ -138,12 +138,12 @@ pub fn prompts(
 }
 
 /// The texts as typed: one, or the lines of a file.
-fn asked(wish: &args::Wish) -> anyhow::Result<Vec<String>> {
-    if let Some(text) = &wish.prompt {
+fn asked(told: &args::Told) -> anyhow::Result<Vec<String>> {
+    if let Some(text) = &told.prompt {
         ensure!(!text.trim().is_empty(), "--prompt: expected a text, got an empty one; leave it out to ask for nothing");
         return Ok(vec![text.clone()]);
     }
-    let Some(file) = &wish.prompts else { return Ok(Vec::new()) };
+    let Some(file) = &told.prompts else { return Ok(Vec::new()) };
     let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
     let mut texts = Vec::new();
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
@@ -197,7 +197,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("prompts.txt");
         std::fs::write(&file, content).unwrap();
-        asked(&args::Wish { prompts: Some(file), ..args::Wish::default() }).map_err(|e| e.to_string())
+        asked(&args::Told { prompts: Some(file), ..args::Told::default() }).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(lines(b"a cat\n a dog\r\n").unwrap(), ["a cat", "a dog"]);
         assert!(lines(b"a cat\n\n\xff\nb").unwrap_err().ends_with("lines are not: 3"));
         assert!(lines(b"a\n\nb\n \n").unwrap_err().ends_with("lines are empty: 2, 4"));
-        let blank = asked(&args::Wish { prompt: Some(" ".into()), ..args::Wish::default() });
+        let blank = asked(&args::Told { prompt: Some(" ".into()), ..args::Told::default() });
         assert!(blank.unwrap_err().to_string().starts_with("--prompt: expected a text"));
     }
 }

@@ -35,9 +35,7 @@ pub fn run(args: &args::TrainDiffusion, context: &Context) -> anyhow::Result<Out
     if args.settings.dry_run {
         let model = model_config(&config, source.data(), boundaries)?;
         settings::print(&table)?;
-        let [_, height, width] = model.shape;
-        let input = unet::CostInput { height, width, context_tokens: model.text.as_ref().map_or(1, |text| text.tokens) };
-        let subject = unet::Subject { unet: &model.unet, input, schedule: &model.schedule, boundaries };
+        let subject = unet::Subject { unet: &model.unet, input: model.cost_input(), schedule: &model.schedule, boundaries };
         println!("# {}", unet::describe(subject)?.trim_end().replace('\n', "\n# "));
         return Ok(Outcome::Done);
     }

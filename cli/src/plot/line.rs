@@ -27,6 +27,8 @@ const TOP: f64 = 100.0;
 const BOTTOM: f64 = 130.0;
 const LABEL: f64 = 28.0;
 const TITLE: f64 = 36.0;
+/// Length of a curve's line in the legend.
+const SAMPLE: f64 = 40.0;
 
 /// One curve; its points in the order of x. Points that cannot be shown (not finite; not above 0 on a logarithmic axis)
 /// interrupt it.
@@ -57,6 +59,8 @@ pub struct LinePlot {
     pub smooth: usize,
     /// Dashed vertical lines, for example where stages meet.
     pub boundaries: Vec<f64>,
+    /// Whether the points of the curves are marked: where there are few.
+    pub marks: bool,
 }
 
 impl LinePlot {
@@ -89,27 +93,43 @@ impl LinePlot {
             canvas.dashes((x, TOP), (x, HEIGHT - BOTTOM), 3, FAINT);
         }
         let smooth = self.smooth > 1;
-        for (curve, &color) in self.curves.iter().zip(PALETTE.iter().cycle()) {
+        let curves = || self.curves.iter().zip(PALETTE.iter().cycle()).enumerate();
+        for (i, (curve, &color)) in curves() {
             let raw = if smooth { pale(color) } else { color };
-            frame.curve(canvas, &curve.points, if smooth { 2 } else { 4 }, raw);
+            frame.curve(canvas, i, &curve.points, if smooth { 2 } else { 4 }, raw);
         }
-        for (curve, &color) in self.curves.iter().zip(PALETTE.iter().cycle()).filter(|_| smooth) {
-            frame.curve(canvas, &averaged(&curve.points, self.smooth, self.log_y), 5, color);
+        for (i, (curve, &color)) in curves().filter(|_| smooth) {
+            frame.curve(canvas, i, &averaged(&curve.points, self.smooth, self.log_y), 5, color);
+        }
+        for (_, (curve, &color)) in curves().filter(|_| self.marks) {
+            curve.points.iter().for_each(|point| frame.mark(canvas, point, color));
         }
         if self.curves.len() > 1 || self.curves.iter().any(|curve| !curve.name.is_empty()) {
             self.legend(canvas);
         }
     }
 
-    /// In the upper right corner, on the title's line.
+    /// In the upper right corner, on the title's line; where it finds no room there, one below the other inside the axes.
     fn legend(&self, canvas: &mut Canvas) {
+        let widths: Vec<f64> = self.curves.iter().map(|curve| Canvas::text_width(&curve.name, LABEL) as f64).collect();
+        let room = WIDTH - LEFT - RIGHT - Canvas::text_width(&self.title, TITLE) as f64;
+        if widths.iter().map(|width| width + SAMPLE + 50.0).sum::<f64>() > room {
+            let left = WIDTH - RIGHT - 30.0 - widths.iter().fold(0.0, |m: f64, width| m.max(*width));
+            let y = |i: usize| TOP + 30.0 + 34.0 * i as f64;
+            canvas.fill((left - 30.0 - SAMPLE, TOP + 4.0), (WIDTH - RIGHT - 4.0, y(self.curves.len()) - 6.0), WHITE);
+            for (i, curve) in self.curves.iter().enumerate() {
+                canvas.text(&curve.name, left, y(i), Align::Left, LABEL, INK);
+                stroke(canvas, i, &[(left - 14.0 - SAMPLE, y(i)), (left - 14.0, y(i))], 6, PALETTE[i % PALETTE.len()]);
+            }
+            return;
+        }
         let mut x = WIDTH - RIGHT;
         for (i, curve) in self.curves.iter().enumerate().rev() {
             let y = TOP - 30.0;
             canvas.text(&curve.name, x, y, Align::Right, LABEL, INK);
             x -= Canvas::text_width(&curve.name, LABEL) as f64 + 14.0;
-            canvas.line(&[(x - 40.0, y), (x, y)], 6, PALETTE[i % PALETTE.len()]);
-            x -= 40.0 + 36.0;
+            stroke(canvas, i, &[(x - SAMPLE, y), (x, y)], 6, PALETTE[i % PALETTE.len()]);
+            x -= SAMPLE + 36.0;
         }
     }
 }
@@ -146,17 +166,38 @@ impl Frame {
         canvas.text(y_label, 36.0, f64::midpoint(TOP, bottom), Align::Upward, LABEL, INK);
     }
 
-    fn curve(&self, canvas: &mut Canvas, points: &[(f64, f64)], width: u32, color: Rgb) {
-        let place = |&(x, y): &(f64, f64)| Some((Self::x_pixel(self.x.place(x)?), Self::y_pixel(self.y.place(y)?)));
-        for run in points.iter().map(place).collect::<Vec<_>>().split(Option::is_none) {
+    fn place(&self, (x, y): &(f64, f64)) -> Option<(f64, f64)> {
+        Some((Self::x_pixel(self.x.place(*x)?), Self::y_pixel(self.y.place(*y)?)))
+    }
+
+    fn mark(&self, canvas: &mut Canvas, point: &(f64, f64), color: Rgb) {
+        if let Some(place) = self.place(point) {
+            square(canvas, place, 9.0, color);
+        }
+    }
+
+    fn curve(&self, canvas: &mut Canvas, i: usize, points: &[(f64, f64)], width: u32, color: Rgb) {
+        for run in points.iter().map(|point| self.place(point)).collect::<Vec<_>>().split(Option::is_none) {
             let run: Vec<(f64, f64)> = run.iter().flatten().copied().collect();
             match run.as_slice() {
                 [] => {}
-                [(x, y)] => canvas.fill((x - 5.0, y - 5.0), (x + 5.0, y + 5.0), color),
-                _ => canvas.line(&run, width, color),
+                [(x, y)] => square(canvas, (*x, *y), 5.0, color),
+                _ => stroke(canvas, i, &run, width, color),
             }
         }
     }
+}
+
+/// Curve `i`'s line: of dashes where the colours begin anew.
+fn stroke(canvas: &mut Canvas, i: usize, points: &[(f64, f64)], width: u32, color: Rgb) {
+    match i < PALETTE.len() {
+        true => canvas.line(points, width, color),
+        false => points.windows(2).for_each(|ends| canvas.dashes(ends[0], ends[1], width, color)),
+    }
+}
+
+fn square(canvas: &mut Canvas, (x, y): (f64, f64), half: f64, color: Rgb) {
+    canvas.fill((x - half, y - half), (x + half, y + half), color);
 }
 
 fn pale(color: Rgb) -> Rgb {
@@ -196,6 +237,18 @@ mod tests {
             assert!(pixels(&image, *color) > 700, "{color:?}");
         }
         assert_eq!(pixels(&image, PALETTE[3]), 0);
+    }
+
+    #[test]
+    fn a_long_legend_and_marks_find_room() {
+        let curve = |i: usize| Curve { name: format!("a sampler with a long name, guidance {i}"), points: vec![(1.0, i as f64)] };
+        let plot = LinePlot { curves: (0..6).map(curve).collect(), marks: true, ..LinePlot::default() };
+        let image = plot.draw();
+        for (i, color) in PALETTE[..6].iter().enumerate() {
+            assert!(pixels(&image, *color) > 100, "curve {i}");
+        }
+        let dark = (0..image.height).any(|y| image.pixels[(y * image.width + 2) * 3] < 100);
+        assert!(!dark, "nothing runs out of the picture at the left");
     }
 
     #[test]

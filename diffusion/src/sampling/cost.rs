@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     Result,
     model::Model,
-    unet::{Cost, CostInput, Costs, costs},
+    unet::{Cost, Costs, costs},
 };
 
 /// What sampling cost.
@@ -78,7 +78,5 @@ impl Counts {
 
 /// The costs of the model's network for one sample of its size.
 pub(super) fn network_costs(model: &Model) -> Result<Costs> {
-    let [_, height, width] = model.config().shape;
-    let context_tokens = model.config().text.as_ref().map_or(1, |text| text.tokens);
-    costs(&model.config().unet, CostInput { height, width, context_tokens })
+    costs(&model.config().unet, model.config().cost_input())
 }

@@ -1,10 +1,12 @@
 //! Training of a multistage diffusion model on latents or pictures.
 
+mod average;
 mod batch;
 mod config;
 mod data;
 mod images;
 mod record;
+mod spent;
 
 use std::path::{Path, PathBuf};
 
@@ -19,11 +21,13 @@ use strata_training::{
     run::{Damaged, Keep},
 };
 
+pub use average::{Average, Point};
 pub use batch::{Batch, Batches};
 pub use config::{Conditioning, DiffusionTraining};
 pub use data::{PictureSettings, TrainingData};
 pub(crate) use images::noised;
 use record::Record;
+pub use spent::{PASSES, Spent};
 
 use crate::{
     Error, Result,

@@ -28,6 +28,11 @@ impl Record {
         Self { loss: vec![0.0; stages], count: vec![0; stages], grad_norm: 0.0, steps: 0 }
     }
 
+    /// Samples of each stage since the last line.
+    pub fn images_per_stage(&self) -> &[u64] {
+        &self.count
+    }
+
     /// Adds a step's losses, one per sample, by the stage of its sigma.
     pub fn add(&mut self, losses: &[f32], sigmas: &[f64], model: &Model, grad_norm: f64) {
         for (loss, sigma) in losses.iter().zip(sigmas) {

@@ -5,6 +5,7 @@
 
 pub mod hub;
 pub mod run;
+pub mod tiles;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},

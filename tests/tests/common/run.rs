@@ -66,10 +66,14 @@ pub const TRAIN: &[&str] = &["train", "diffusion", "--latents", "latents", "--st
 
 /// Runs `strata args` and kills it as soon as `watched` has more than `count` entries.
 pub fn kill_when(folder: &Path, args: &[&str], watched: &Path, count: usize) {
+    kill_once(folder, args, || std::fs::read_dir(watched).map_or(0, Iterator::count) > count);
+}
+
+/// Runs `strata args` and kills it as soon as `ready`.
+pub fn kill_once(folder: &Path, args: &[&str], ready: impl Fn() -> bool) {
     let mut child =
         Command::new(binary()).args(args).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let entries = || std::fs::read_dir(watched).map_or(0, Iterator::count);
-    while entries() <= count {
+    while !ready() {
         assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
         std::thread::yield_now();
     }

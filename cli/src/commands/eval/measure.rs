@@ -11,9 +11,10 @@ use strata_diffusion::evaluation::{
     inception_score::{InceptionScore, inception_score, softmax},
     kid::{Kid, KidOptions, kid},
     manifold::{self, Manifold, radii},
+    moments::Moments,
 };
 
-use super::reference::Reference;
+use super::reference::{self, Reference};
 use crate::{args, args::Metric, context::Context};
 
 /// Subsets that the limit for many samples is found from.
@@ -46,7 +47,7 @@ pub fn measure(
     let seed = context.seed.unwrap_or(0);
     let mut measured = Measured {
         metrics: metrics.to_vec(),
-        inception: args.network.extractor.is_none(),
+        inception: args.network.which.extractor.is_none(),
         frechet: None,
         kid: None,
         score: None,
@@ -58,7 +59,7 @@ pub fn measure(
             (Metric::Fid, Some(reference)) => measured.frechet = Some(frechet(seen, reference, args, seed)?),
             (Metric::Kid, Some(reference)) => measured.kid = Some(kernel(&seen.features, features(reference)?, args, seed)?),
             (Metric::Prdc, Some(reference)) => measured.manifold = Some(compare(&seen.features, features(reference)?, args)?),
-            (_, None) => anyhow::bail!("--reference: name the data or statistics to compare with"),
+            (_, None) => anyhow::bail!(reference::MISSING),
         }
     }
     Ok(measured)
@@ -74,20 +75,28 @@ fn frechet(
     args: &args::Measure,
     seed: u64,
 ) -> anyhow::Result<(Frechet, Option<Interval>, Option<f64>)> {
-    let statistics = seen.moments.statistics()?;
-    ensure!(
-        statistics.covariance.iter().any(|v| *v != 0.0),
-        "the features of all {} samples are equal: they show the same image, and have no spread to compare",
-        seen.moments.count()
-    );
     let theirs = Prepared::new(&reference.statistics)?;
-    let distance = Prepared::new(&statistics)?.distance(&theirs)?;
+    let distance = distance(&seen.moments, &theirs)?;
     let constants = &args.constants;
     let interval = (constants.bootstrap > 0)
         .then(|| confidence::bootstrap(&seen.features, &theirs, distance.distance, constants.bootstrap, seed))
         .transpose()?;
     let limit = constants.extrapolate.then(|| confidence::extrapolate(&seen.features, &theirs, POINTS, seed)).transpose()?;
     Ok((distance, interval, limit))
+}
+
+/// The Fréchet distance of what was seen.
+///
+/// # Errors
+/// If it has no spread; as the library's.
+pub fn distance(seen: &Moments, reference: &Prepared) -> anyhow::Result<Frechet> {
+    let statistics = seen.statistics()?;
+    ensure!(
+        statistics.covariance.iter().any(|v| *v != 0.0),
+        "the features of all {} samples are equal: they show the same image, and have no spread to compare",
+        seen.count()
+    );
+    Ok(Prepared::new(&statistics)?.distance(reference)?)
 }
 
 fn kernel(samples: &Features, reference: &Features, args: &args::Measure, seed: u64) -> anyhow::Result<(Kid, Option<Interval>)> {

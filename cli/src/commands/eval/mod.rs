@@ -1,11 +1,16 @@
 //! `strata eval fid`, `kid`, `is`, `prdc`, `fd` and what belongs to them: samples against data, by the features of a network.
 
+mod cells;
+mod efficiency;
 mod measure;
 mod nearest;
 mod network;
+mod points;
+mod reconstruction;
 mod reference;
 mod samples;
 mod stats_file;
+mod sweep;
 mod warnings;
 
 use anyhow::ensure;
@@ -18,7 +23,10 @@ use strata_diffusion::evaluation::{
 
 use self::{measure::Measured, reference::Reference, samples::Samples};
 use crate::{Outcome, args, args::Metric, context::Context};
+pub use efficiency::efficiency;
 pub use nearest::nearest;
+pub use reconstruction::{reconstruction, size_of};
+pub use sweep::sweep;
 
 /// What a command was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +44,7 @@ pub enum Asked {
 pub fn run(asked: Asked, args: &args::Measure, context: &Context) -> anyhow::Result<Outcome> {
     let metrics = metrics(asked, args);
     check(asked, &metrics, args)?;
-    let network = network::load(&args.network, asked, context)?;
+    let network = network::load(&args.network.which, asked, context)?;
     if metrics.contains(&Metric::Is) {
         ensure!(
             network.classes() > 0,
@@ -46,7 +54,10 @@ pub fn run(asked: Asked, args: &args::Measure, context: &Context) -> anyhow::Res
     let keep_features = metrics.iter().any(|m| matches!(m, Metric::Kid | Metric::Prdc));
     let wants_reference = metrics.iter().any(|m| *m != Metric::Is);
     let reference = match wants_reference {
-        true => Some(Reference::load(args, network.as_ref(), keep_features, context)?),
+        true => {
+            let wanted = reference::Asked { against: &args.against, network: &args.network, reading: &args.reading };
+            Some(Reference::load(&wanted, network.as_ref(), keep_features, context)?)
+        }
         false => None,
     };
     let keep = Keep {
@@ -60,7 +71,7 @@ pub fn run(asked: Asked, args: &args::Measure, context: &Context) -> anyhow::Res
         warnings::tell(&seen, network.identity().features, &metrics, context);
         runs.push((measure::measure(&metrics, &seen, reference.as_ref(), network.as_ref(), args, context)?, seen));
     }
-    let answer = answer(&runs, network.identity(), reference.as_ref(), &samples, args)?;
+    let answer = answer(&runs, network.identity(), reference.as_ref(), &samples, (args, context))?;
     if let Some(out) = &args.out {
         strata_nn::weights::write_atomic(out, serde_json::to_string_pretty(&answer)?.as_bytes())?;
     }
@@ -87,12 +98,12 @@ fn metrics(asked: Asked, args: &args::Measure) -> Vec<Metric> {
 }
 
 fn check(asked: Asked, metrics: &[Metric], args: &args::Measure) -> anyhow::Result<()> {
-    let own = args.network.extractor.is_some();
+    let own = args.network.which.extractor.is_some();
     let by_name = asked != Asked::Distance && metrics.contains(&Metric::Fid);
     ensure!(!(own && by_name), "--extractor: what it measures is no FID; `strata eval fd` gives its distance");
     ensure!(!(own && metrics.contains(&Metric::Is)), "--extractor: an inception score needs the Inception network (--weights)");
     let wants_reference = metrics.iter().any(|m| *m != Metric::Is);
-    ensure!(!wants_reference || args.reference.is_some(), "--reference: name the data or statistics to compare with");
+    ensure!(!wants_reference || args.against.reference.is_some(), reference::MISSING);
     if args.run.is_some() {
         super::sample::check(&args.solver)?;
     }
@@ -108,11 +119,11 @@ fn answer(
     identity: &strata_diffusion::evaluation::extractor::Identity,
     reference: Option<&Reference>,
     samples: &Samples,
-    args: &args::Measure,
+    (args, context): (&args::Measure, &Context),
 ) -> anyhow::Result<Value> {
     let one = |(i, (measured, seen)): (usize, &(Measured, Collected))| {
         let mut value = measured.as_json();
-        value["samples"] = samples.describe(i, seen);
+        value["samples"] = samples.describe(i, seen, args);
         value["warnings"] = json!(warnings::of(seen, identity.features, &measured.metrics));
         value
     };
@@ -124,6 +135,7 @@ fn answer(
         "constants": {
             "kid_subsets": args.constants.subsets, "kid_subset_size": args.constants.subset_size,
             "inception_score_splits": args.constants.splits, "nearest_k": args.constants.nearest_k,
+            "bootstrap": args.constants.bootstrap, "seed": context.seed.unwrap_or(0),
         },
     });
     if let [only] = all.as_slice() {
@@ -156,7 +168,7 @@ fn print_best(answer: &Value) {
 /// # Errors
 /// As [`run`].
 pub fn statistics(args: &args::EvalStatistics, context: &Context) -> anyhow::Result<Outcome> {
-    let network = network::load(&args.network, Asked::Metric(Metric::Fid), context)?;
+    let network = network::load(&args.network.which, Asked::Metric(Metric::Fid), context)?;
     let data = Dataset::open(&args.data.data, &args.data.reading.options())?;
     let indices = samples::first(&data, args.num)?;
     let reading = samples::reading(&data, &indices, &args.network, args.data.max_bad);

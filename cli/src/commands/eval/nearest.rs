@@ -22,7 +22,7 @@ struct Described {
 /// # Errors
 /// A network, samples or data that cannot be used; unreadable images, whose places would be unknown.
 pub fn nearest(args: &args::EvalNearest, context: &Context) -> anyhow::Result<Outcome> {
-    let network = network::load(&args.network, Asked::Metric(Metric::Prdc), context)?;
+    let network = network::load(&args.network.which, Asked::Metric(Metric::Prdc), context)?;
     let options = args.data.reading.options();
     let samples = describe(Dataset::open(&args.samples, &options)?, args.num, network.as_ref(), args, context)?;
     let among = describe(Dataset::open(&args.data.data, &options)?, None, network.as_ref(), args, context)?;

@@ -13,7 +13,7 @@ use crate::{args, args::ResizeRule, context::Context, hint::hinted};
 ///
 /// # Errors
 /// If nothing was, with where the weights come from; if a file is not of the network.
-pub fn load(args: &args::Network, asked: Asked, context: &Context) -> anyhow::Result<Box<dyn Extractor>> {
+pub fn load(args: &args::Weights, asked: Asked, context: &Context) -> anyhow::Result<Box<dyn Extractor>> {
     match (&args.weights, &args.extractor) {
         (_, Some(file)) => Ok(Box::new(ClassifierExtractor::load(file, &context.device)?)),
         (Some(_), None) if asked == Asked::Distance => {
@@ -30,6 +30,16 @@ pub fn load(args: &args::Network, asked: Asked, context: &Context) -> anyhow::Re
              distance of their own",
         )),
     }
+}
+
+/// What a Fréchet distance of this network is called: that of an extractor of one's own has no name of the `literature`.
+pub fn frechet_name(network: &dyn Extractor, literature: &'static str) -> &'static str {
+    if network.identity().network == strata_diffusion::evaluation::classifier::FORMAT { "frechet_distance" } else { literature }
+}
+
+/// The name of a distance as it is spelled for people.
+pub fn spelled(name: &str) -> &str {
+    if name == "fid" { "FID" } else { "Fréchet distance" }
 }
 
 fn resize(rule: ResizeRule) -> Resize {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use strata_datasets::{Dataset, DatasetOptions};
 use strata_diffusion::evaluation::{
@@ -16,6 +16,19 @@ use strata_training::sha256_bytes;
 use super::{samples, stats_file, warnings};
 use crate::{args, args::Metric, context::Context, hint::hinted};
 
+/// What is said where there is none.
+pub const MISSING: &str = "--reference: name the data or statistics to compare with";
+
+/// Which reference, and how it is read.
+pub struct Asked<'a> {
+    /// Its name.
+    pub against: &'a args::Against,
+    /// How its images are described.
+    pub network: &'a args::Network,
+    /// How they are read.
+    pub reading: &'a args::Reading,
+}
+
 /// The reference.
 pub struct Reference {
     /// Mean and covariance.
@@ -23,7 +36,8 @@ pub struct Reference {
     /// All features, where a measure looks at them.
     pub features: Option<Features>,
     source: String,
-    sha256: String,
+    /// Of the statistics' file, or of the images.
+    pub sha256: String,
 }
 
 impl Reference {
@@ -31,11 +45,11 @@ impl Reference {
     ///
     /// # Errors
     /// If it cannot be read, is of another network, or has statistics alone where features are needed.
-    pub fn load(args: &args::Measure, network: &dyn Extractor, with_features: bool, context: &Context) -> anyhow::Result<Self> {
-        let source = args.reference.clone().unwrap_or_default();
+    pub fn load(asked: &Asked<'_>, network: &dyn Extractor, with_features: bool, context: &Context) -> anyhow::Result<Self> {
+        let source = asked.against.reference.clone().context(MISSING)?;
         let path = Path::new(&source);
         if !stats_file::is_statistics(path) {
-            return Self::of_data(args, network, with_features, context);
+            return Self::of_data(source, asked, network, with_features, context);
         }
         if with_features {
             let message = format!("{source}: holds a mean and a covariance, and KID, precision and recall look at every image");
@@ -48,9 +62,14 @@ impl Reference {
         Ok(Self { statistics, features: None, source, sha256 })
     }
 
-    fn of_data(args: &args::Measure, network: &dyn Extractor, with_features: bool, context: &Context) -> anyhow::Result<Self> {
-        let source = args.reference.clone().unwrap_or_default();
-        let options = DatasetOptions { layout: None, split: args.reference_split.clone(), ..args.reading.options() };
+    fn of_data(
+        source: String,
+        asked: &Asked<'_>,
+        network: &dyn Extractor,
+        with_features: bool,
+        context: &Context,
+    ) -> anyhow::Result<Self> {
+        let options = DatasetOptions { layout: None, split: asked.against.reference_split.clone(), ..asked.reading.options() };
         let data = Dataset::open(&source, &options)?;
         let indices = samples::first(&data, None)?;
         let sha256 = data.content_sha256(&indices)?;
@@ -62,7 +81,8 @@ impl Reference {
             }
         }
         let keep = Keep { features: with_features, logits: false };
-        let seen = samples::read(&samples::reading(&data, &indices, &args.network, args.max_bad), network, keep, context)?;
+        let reading = samples::reading(&data, &indices, asked.network, asked.against.max_bad);
+        let seen = samples::read(&reading, network, keep, context)?;
         if !seen.bad.is_empty() || seen.flat > 0 {
             warnings::tell(&seen, 0, &[Metric::Fid], context);
         }

@@ -12,7 +12,7 @@ use strata_diffusion::{
         collect::{self, Collected, Collector, Keep, Reading},
         extractor::Extractor,
     },
-    sampling::{Receiver, Sampling},
+    sampling::{Receiver, SampleCost, SampleOptions, Sampling},
 };
 
 use crate::{
@@ -37,7 +37,7 @@ impl Samples {
     pub fn open(args: &args::Measure, context: &Context) -> anyhow::Result<Self> {
         if let (Some(run), num) = (&args.run, args.num.unwrap_or(0)) {
             ensure!(num > 0, "--num: expected 1 or more samples, got {num}");
-            let painter = Painter::load(run, None, args.wish.autoguidance.as_deref(), context)?;
+            let painter = Painter::load(run, None, args.wish.told.autoguidance.as_deref(), context)?;
             return Ok(Self::Drawn(Box::new(painter), num));
         }
         let data = Dataset::open(args.samples.as_deref().unwrap_or_default(), &args.reading.options())?;
@@ -59,27 +59,30 @@ impl Samples {
     ) -> anyhow::Result<Collected> {
         let (painter, num) = match self {
             Self::Files(data, indices) => {
-                return read(&reading(data, indices, &args.network, args.max_bad), network, keep, context);
+                return read(&reading(data, indices, &args.network, args.against.max_bad), network, keep, context);
             }
             Self::Drawn(painter, num) => (painter, *num),
         };
         let seeds = seeds(repeat, num).collect();
         let (options, _) = sample::options(painter, (&args.solver, &args.wish), seeds, args.network.batch, context)?;
-        let worse = painter.worse.as_ref().map(|(model, _)| model);
-        let (progress, interrupt) = (context.progress.as_ref(), &context.interrupt);
-        let job = Sampling { model: &painter.model, worse, options: &options, progress, interrupt };
-        let mut drawn = Drawn { painter, collector: Collector::new(network, keep) };
-        job.run(&mut drawn)?;
-        Ok(drawn.collector.finish())
+        Ok(draw(painter, &options, network, keep, context)?.0)
     }
 
     /// For the answer.
-    pub fn describe(&self, repeat: usize, seen: &Collected) -> Value {
+    pub fn describe(&self, repeat: usize, seen: &Collected, args: &args::Measure) -> Value {
         let mut value = match self {
             Self::Files(data, indices) => json!({ "source": data.spec(), "asked": indices.len() }),
             Self::Drawn(painter, num) => {
-                let seeds = seeds(repeat, *num);
-                json!({ "model_sha256": painter.model_sha256, "seeds": [seeds.start, seeds.end] })
+                let (seeds, solver, told) = (seeds(repeat, *num), &args.solver, &args.wish.told);
+                json!({
+                    "model_sha256": painter.model_sha256, "seeds": [seeds.start, seeds.end],
+                    "sampler": solver.sampler, "steps": solver.steps, "grid": solver.levels.grid,
+                    "sigma_min": solver.levels.sigma_min, "sigma_max": solver.levels.sigma_max,
+                    "guidance": sample::guidance_scale(&args.wish), "class": told.class, "attributes": told.attributes,
+                    "prompt": told.prompt, "prompts": told.prompts,
+                    "guidance_interval": told.guidance_interval, "guidance_rescale": told.guidance_rescale,
+                    "autoguidance_sha256": painter.worse.as_ref().map(|(_, sha256)| sha256),
+                })
             }
         };
         let sizes: BTreeMap<String, u64> = seen.sizes.iter().map(|((w, h), n)| (format!("{w}x{h}"), *n)).collect();
@@ -117,6 +120,25 @@ pub fn read(reading: &Reading<'_>, network: &dyn Extractor, keep: Keep, context:
     let mut collector = Collector::new(network, keep);
     collect::read(&mut collector, reading, context.progress.as_ref(), &context.interrupt)?;
     Ok(collector.finish())
+}
+
+/// Draws samples and describes them, and says what drawing them cost.
+///
+/// # Errors
+/// As the library's.
+pub fn draw(
+    painter: &Painter,
+    options: &SampleOptions,
+    network: &dyn Extractor,
+    keep: Keep,
+    context: &Context,
+) -> anyhow::Result<(Collected, SampleCost)> {
+    let worse = painter.worse.as_ref().map(|(model, _)| model);
+    let (progress, interrupt) = (context.progress.as_ref(), &context.interrupt);
+    let job = Sampling { model: &painter.model, worse, options, progress, interrupt };
+    let mut drawn = Drawn { painter, collector: Collector::new(network, keep) };
+    let cost = job.run(&mut drawn)?;
+    Ok((drawn.collector.finish(), cost))
 }
 
 /// Describes batches as they are drawn.

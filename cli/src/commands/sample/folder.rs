@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use strata_nn::weights::write_atomic;
 
-use crate::hint::hinted;
+use crate::{hint::hinted, lines::whole_lines};
 
 /// What a folder of pictures was drawn with.
 const ORIGIN: &str = "sampling.json";
@@ -134,21 +134,13 @@ fn settle_origin(path: &Path, origin: &Value) -> anyhow::Result<()> {
 }
 
 fn read_listing(file: &Path) -> anyhow::Result<BTreeMap<u64, Option<u32>>> {
-    if !file.is_file() {
-        return Ok(BTreeMap::new());
-    }
-    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    // A line that lost power left half of is not there; its pictures were not begun.
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    if whole.len() + 1 < text.len() {
-        write_atomic(file, &text.as_bytes()[..text.rfind('\n').map_or(0, |end| end + 1)])?;
-    }
-    let row = |line: &str| -> anyhow::Result<_> {
-        let row: Value = serde_json::from_str(line).with_context(|| file.display().to_string())?;
+    let row = |line: String| -> anyhow::Result<_> {
+        let row: Value = serde_json::from_str(&line).with_context(|| file.display().to_string())?;
         let label = row["label"].as_u64().map(|v| v as u32);
         Ok((row["seed"].as_u64().with_context(|| format!("{}: a line has no seed", file.display()))?, label))
     };
-    whole.lines().map(row).collect()
+    // The pictures of a line that is cut were not begun.
+    whole_lines(file)?.into_iter().map(row).collect()
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub fn run(args: &args::Sample, context: &Context) -> anyhow::Result<Outcome> {
     // What is typed wrongly is said before anything is loaded.
     check(&args.solver)?;
     let seeds = seeds::parse(&args.seeds)?;
-    let painter = Painter::load(&args.model, args.autoencoder.as_deref(), args.wish.autoguidance.as_deref(), context)?
+    let painter = Painter::load(&args.model, args.autoencoder.as_deref(), args.wish.told.autoguidance.as_deref(), context)?
         .with_tile(args.tile)?;
     let beginning = Beginning::load(&args.start, &painter)?;
     let (mut options, told) = options(&painter, (&args.solver, &args.wish), seeds, args.batch, context)?;
@@ -51,7 +51,7 @@ pub fn run(args: &args::Sample, context: &Context) -> anyhow::Result<Outcome> {
     job.beginning = beginning.as_ref();
     job.output = &args.output;
     job.shown = shown.map(|shown| json!([shown.sha256, shown.images.noise]));
-    job.prompts = told.map(|texts| json!([texts, args.wish.negative_prompt]));
+    job.prompts = told.map(|texts| json!([texts, args.wish.told.negative_prompt]));
     let drawn = match draw(&job, context) {
         Err(e) if matches!(e.downcast_ref(), Some(Error::Interrupted)) => return Ok(Outcome::Interrupted),
         other => other?,
@@ -66,7 +66,7 @@ pub fn run(args: &args::Sample, context: &Context) -> anyhow::Result<Outcome> {
 /// If not.
 pub fn check(solver: &args::Solver) -> anyhow::Result<()> {
     solver.sampler.parse::<Sampler>()?;
-    solver.grid.parse::<Grid>()?;
+    solver.levels.grid.parse::<Grid>()?;
     Ok(())
 }
 
@@ -83,30 +83,40 @@ pub fn options(
 ) -> anyhow::Result<(SampleOptions, Option<Vec<String>>)> {
     let told = texts::prompts(&painter.model, wish, &seeds, context)?;
     let options = SampleOptions {
-        labels: labels(&painter.model, wish.class.as_deref(), &seeds)?,
-        attributes: attributes(&painter.model, &wish.attributes)?,
+        labels: labels(&painter.model, wish.told.class.as_deref(), &seeds)?,
+        attributes: attributes(&painter.model, &wish.told.attributes)?,
         prompts: told.as_ref().map(|(prompts, _)| prompts.clone()),
         seeds,
         batch,
         steps: solver.steps,
         sampler: solver.sampler.parse()?,
-        grid: solver.grid.parse()?,
+        grid: solver.levels.grid.parse()?,
         guidance: guidance(wish, painter)?,
-        sigma_min: solver.sigma_min,
-        sigma_max: solver.sigma_max,
+        sigma_min: solver.levels.sigma_min,
+        sigma_max: solver.levels.sigma_max,
         ..SampleOptions::default()
     };
     Ok((options, told.map(|(_, texts)| texts)))
 }
 
+/// The strength of guidance that is asked for, or the default where there is something to guide to.
+pub fn guidance_scale(wish: &args::Wish) -> f64 {
+    let told = &wish.told;
+    let guided = told.class.is_some()
+        || !told.attributes.is_empty()
+        || told.prompt.is_some()
+        || told.prompts.is_some()
+        || told.autoguidance.is_some();
+    wish.guidance.unwrap_or(if guided { DEFAULT_GUIDANCE } else { 1.0 })
+}
+
 fn guidance(wish: &args::Wish, painter: &Painter) -> anyhow::Result<GuidanceOptions> {
-    let told = wish.prompt.is_some() || wish.prompts.is_some();
-    let guided = wish.class.is_some() || !wish.attributes.is_empty() || told || wish.autoguidance.is_some();
+    let told = &wish.told;
     Ok(GuidanceOptions {
-        scale: wish.guidance.unwrap_or(if guided { DEFAULT_GUIDANCE } else { 1.0 }),
-        interval: wish.guidance_interval,
-        rescale: wish.guidance_rescale,
-        negative: wish.negative_class.as_deref().map(|class| labels::label(&painter.model, class)).transpose()?,
+        scale: guidance_scale(wish),
+        interval: told.guidance_interval,
+        rescale: told.guidance_rescale,
+        negative: told.negative_class.as_deref().map(|class| labels::label(&painter.model, class)).transpose()?,
     })
 }
 

@@ -35,7 +35,20 @@ impl Painter {
     /// # Errors
     /// If one of them cannot be read, or they do not belong together.
     pub fn load(path: &Path, autoencoder: Option<&Path>, worse: Option<&Path>, context: &Context) -> anyhow::Result<Self> {
-        let (model, model_sha256) = load_model(path, context)?;
+        Self::of(load_model(path, context)?, path, autoencoder, worse, context)
+    }
+
+    /// Of a loaded model with its SHA-256, whose run directory or weight file is at `path`.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn of(
+        (model, model_sha256): (Model, String),
+        path: &Path,
+        autoencoder: Option<&Path>,
+        worse: Option<&Path>,
+        context: &Context,
+    ) -> anyhow::Result<Self> {
         let latents = &model.config().latents;
         if latents.is_pixels() && autoencoder.is_some() {
             anyhow::bail!("--autoencoder: the samples of {} are pictures, not latents", path.display());
