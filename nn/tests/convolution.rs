@@ -44,6 +44,10 @@ fn strides_and_asymmetric_padding() {
 fn several_tiles_and_blocks() {
     case([3, 23, 17, 40], [24, 40, 3, 3], 1, Padding::all(1));
     case([1, 40, 60, 3], [17, 3, 3, 3], 1, Padding::all(1));
+    case([2, 27, 22, 20], [3, 20, 3, 3], 1, Padding::all(1));
+    case([1, 24, 23, 18], [7, 18, 3, 5], 1, ASYMMETRIC);
+    case([1, 29, 19, 5], [24, 5, 5, 3], 1, ASYMMETRIC);
+    case([2, 20, 21, 16], [1, 16, 3, 3], 2, Padding::all(1));
     case([2, 33, 31, 33], [20, 33, 1, 1], 1, Padding::all(0));
     case([2, 25, 23, 16], [18, 16, 3, 3], 1, ASYMMETRIC);
     case([1, 33, 32, 150], [40, 150, 3, 3], 1, Padding::all(1));

@@ -9,9 +9,10 @@ use super::{
     gemm::{Matrix, Packed, gemm},
     kernel::Kernel,
     linear::{self, Sizes},
+    narrow,
     reduce::sum_spans,
     scratch::{fresh, row_distance, with_scratch},
-    weights::unpack,
+    weights::{unpack, unpack_turned},
     winograd,
 };
 
@@ -126,18 +127,28 @@ fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
     if winograd::applies(&gather, g.weight[0]) {
         return unpack(&winograd::weight_gradient(&gather, x, dy, g.weight[0]), g.weight);
     }
-    let (c_out, k, pixels) = (g.weight[0], gather.window(), gather.pixels());
+    if narrow::applies(&gather, g.weight[0]) {
+        // The windows of the narrow side are the smaller ones: the two change places, and every tap becomes its opposite.
+        return unpack_turned(&window_products(&g.turned_windows(), dy, x), g.weight);
+    }
+    unpack(&window_products(&gather, x, dy), g.weight)
+}
+
+/// `Σ windowᵀ · line` over the windows of `source` and as many `lines`: `[window, width of a line]`.
+fn window_products(gather: &Gather, source: &[f32], lines: &[f32]) -> Vec<f32> {
+    let (k, pixels) = (gather.window(), gather.pixels());
+    let width = lines.len() / pixels;
     let (rows, spans) = weight_blocks(k, pixels);
     let blocks = k.div_ceil(rows);
-    let mut partial = fresh(spans * k * c_out);
+    let mut partial = fresh(spans * k * width);
     let tasks: Vec<(usize, &mut [f32])> =
-        partial.chunks_mut(k * c_out).flat_map(|span| span.chunks_mut(rows * c_out)).enumerate().collect();
+        partial.chunks_mut(k * width).flat_map(|span| span.chunks_mut(rows * width)).enumerate().collect();
     tasks.into_par_iter().for_each(|(i, out)| {
         let (span, first) = (i / blocks, (i % blocks) * rows);
         let span = span * pixels / spans..(span + 1) * pixels / spans;
-        weight_block(&gather, x, dy, span, first, out);
+        weight_block(gather, source, lines, span, first, out);
     });
-    unpack(&sum_spans(partial, k * c_out), g.weight)
+    sum_spans(partial, k * width)
 }
 
 impl Geometry {
@@ -157,10 +168,27 @@ impl Geometry {
             origin: [-(top as isize), -(left as isize)],
         }
     }
+
+    /// For every input pixel the window of output pixels that it enters, at stride 1: the taps in reverse order.
+    fn turned_windows(&self) -> Gather {
+        let [batch, height, width, _] = self.input;
+        let [c_out, _, kh, kw] = self.weight;
+        let [top, left] = self.top_left;
+        Gather {
+            source: [batch, self.output[0], self.output[1], c_out],
+            grid: [height, width],
+            stride: 1,
+            taps: [kh, kw],
+            origin: [(top + 1) as isize - kh as isize, (left + 1) as isize - kw as isize],
+        }
+    }
 }
 
 /// Windows times the matrices of their taps (`[channels, n]` each), plus bias.
 fn product(gather: &Gather, source: &[f32], taps: &[Matrix<'_>], n: usize, bias: Option<Bias<'_>>) -> Vec<f32> {
+    if narrow::applies(gather, n) {
+        return narrow::product(gather, source, taps, n, bias);
+    }
     if winograd::applies(gather, n) {
         return winograd::product(gather, source, taps, n, bias);
     }

@@ -15,6 +15,7 @@ pub(super) mod kernel;
 pub(super) mod layer_norm;
 pub(super) mod linear;
 pub(super) mod loss;
+mod narrow;
 pub(super) mod pool;
 mod reduce;
 pub(super) mod resample;

@@ -102,7 +102,7 @@ fn packed_len(k: usize, n: usize) -> usize {
 }
 
 /// Rows of a first factor up to which it does not pay to pack the second.
-const FEW: usize = 20;
+const FEW: usize = 28;
 
 /// `c = factor · a b`, or `c += factor · a b` if `accumulate`. a: `[m, k]`, b: `[k, n]`, c: `[m, n]` with rows `width` apart.
 pub(crate) fn gemm([m, n, k]: [usize; 3], c: (&mut [f32], usize), accumulate: bool, factor: f32, a: Matrix<'_>, b: Matrix<'_>) {

@@ -6,6 +6,8 @@ use crate::ops::cpu::simd::{Level, level};
 
 /// Rows that a transposed matrix is read of at a time.
 const RUN: usize = 16;
+/// Rows from one that is read to one that is asked for.
+const AHEAD: usize = 8;
 
 /// Writes columns `panel * panel_width()..` as `[row][panel_width()]`, zeros right of column `n`.
 pub(super) fn panel(b: &Matrix<'_>, n: usize, panel: usize, out: &mut [f32]) {
@@ -19,6 +21,15 @@ fn of_width<const PANEL: usize>(b: &Matrix<'_>, n: usize, panel: usize, out: &mu
     let from = panel * PANEL;
     let width = PANEL.min(n - from);
     let data = &b.data[(from * b.columns).min(b.data.len())..];
+    if b.columns == 1 && width == PANEL {
+        for (out, line) in out.chunks_exact_mut(PANEL).zip(0..) {
+            let line = line * b.rows;
+            fetch::<PANEL>(data, line + AHEAD * b.rows);
+            // Of known length, so that no function is called for it.
+            out.copy_from_slice(&data[line..line + PANEL]);
+        }
+        return;
+    }
     if b.columns == 1 {
         for (k, out) in out.chunks_exact_mut(PANEL).enumerate() {
             out[..width].copy_from_slice(&data[k * b.rows..k * b.rows + width]);
@@ -38,6 +49,17 @@ fn of_width<const PANEL: usize>(b: &Matrix<'_>, n: usize, panel: usize, out: &mu
         by_row::<PANEL>(data, [b.rows, b.columns], width, out);
     } else {
         by_column::<PANEL>(data, [b.rows, b.columns], width, out);
+    }
+}
+
+/// Asks for a line of numbers that is wanted soon: those of a wide matrix lie on pages of their own, which no processor foresees.
+#[inline(always)]
+fn fetch<const PANEL: usize>(data: &[f32], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for part in (0..PANEL).step_by(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which reads nothing, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(at + part).cast()) };
     }
 }
 
