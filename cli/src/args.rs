@@ -323,8 +323,8 @@ pub struct Decode {
 /// `strata convert`
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// An autoencoder or a diffusion model of Strata or diffusers (run, folder or file), a published diffusion model, or any weight
-    /// file
+    /// An autoencoder or a diffusion model of Strata or diffusers (run, folder or file), a published diffusion model (a snapshot of
+    /// EDM, a checkpoint of latent diffusion with its YAML file; others need --preset), or any weight file
     #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// A file NAME.safetensors: Strata's layout of an autoencoder, or weights under their own names. A folder: diffusers' layout of
@@ -338,6 +338,10 @@ pub struct Convert {
     /// --preset list`). OUT becomes a folder that `strata sample` draws with
     #[arg(long, value_name = "NAME")]
     pub preset: Option<String>,
+    /// The YAML file that describes IN, a checkpoint of latent diffusion [default: the one beside it: of the same name, config.yaml,
+    /// or the only one]
+    #[arg(long, value_name = "FILE", conflicts_with = "preset")]
+    pub yaml: Option<PathBuf>,
     /// Change one setting of the preset, for example --set unet.classes=10
     #[arg(long, value_name = "KEY=VALUE", requires = "preset")]
     pub set: Vec<String>,

@@ -17,8 +17,10 @@ use crate::{
 };
 
 mod diffusers;
+mod ldm;
 
 pub use diffusers::{Parts, Scheduler, import_diffusers};
+pub use ldm::ldm_config;
 
 const LDM: &str = "model.diffusion_model.";
 /// What the names of a bare network of latent diffusion begin with.

@@ -82,7 +82,7 @@ fn cli_convert_changes_the_container_and_nothing_else() {
 fn cli_convert_says_what_it_cannot_do() {
     let folder = tempfile::tempdir().unwrap();
     let stderr = refusal(strata(folder.path()).arg("convert").arg(golden("lightning_ldm_ckpt/model.ckpt")).arg("out"));
-    assert!(stderr.contains("latent diffusion model") && stderr.contains("--plain"), "{stderr}");
+    assert!(stderr.contains("latent diffusion model") && stderr.contains("--yaml") && stderr.contains("--plain"), "{stderr}");
     let stderr = refusal(strata(folder.path()).arg("convert").arg(golden("real_lpips_alex/alex.pth")).arg("out"));
     assert!(stderr.contains(".safetensors"), "{stderr}");
     // It tells what it is; the golden one has only a few of such a network's layers.
@@ -132,6 +132,64 @@ fn cli_a_published_diffusion_model_becomes_a_folder_to_sample_from() {
     assert!(stderr.contains("holds no autoencoder") && stderr.contains("--autoencoder"), "{stderr}");
     assert!(!folder.join("other").exists());
 }
+
+/// A checkpoint of latent diffusion, small and of random weights, is described by the YAML file beside it.
+#[test]
+fn cli_a_latent_diffusion_checkpoint_is_read_with_its_yaml_file() {
+    use strata_autoencoder::{VqModel, layouts::compvis};
+    use strata_diffusion::{
+        import::ldm_config,
+        unet::{KeyMap, UNet},
+    };
+    use strata_nn::params::ParamStore;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let cpu = candle_core::Device::Cpu;
+    let yaml: serde_json::Value = serde_json::from_str(LDM).unwrap();
+    let (config, _) = ldm_config(&yaml).unwrap();
+    let network = ParamStore::new(3, &cpu);
+    UNet::new(&config.unet, &network.root()).unwrap();
+    let stage: compvis::FirstStage =
+        serde_json::from_value(yaml["model"]["params"]["first_stage_config"]["params"].clone()).unwrap();
+    let coder = ParamStore::new(4, &cpu);
+    VqModel::new(&stage.vq().unwrap(), &coder.root()).unwrap();
+    let mut tensors = KeyMap::published(&config.unet).unwrap().export(&network.tensors()).unwrap();
+    let first_stage = compvis::key_map(&coder).export(&coder).unwrap();
+    tensors.extend(first_stage.into_iter().map(|(name, t)| (format!("first_stage_model.{name}"), t)));
+    strata_nn::weights::save(&folder.join("last.safetensors"), &tensors, &Default::default()).unwrap();
+    let convert = |out: &str| {
+        let mut command = strata(folder);
+        command.args(["convert", "last.safetensors", out]);
+        command
+    };
+    let stderr = refusal(&mut convert("model"));
+    assert!(stderr.contains("0 YAML files beside it") && stderr.contains("--yaml"), "{stderr}");
+    // JSON is YAML.
+    std::fs::write(folder.join("project.yaml"), LDM).unwrap();
+    let text = output(&mut convert("model"));
+    assert!(text.contains("2 stages"), "{text}");
+    output(strata(folder).args(["sample", "model", "--out", "drawn", "--seeds", "0-1", "--steps", "3", "--quiet"]));
+    assert_eq!(image::open(folder.join("drawn/000001.png")).unwrap().width(), 16);
+    std::fs::write(folder.join("config.yaml"), "model: [1, 2").unwrap();
+    let stderr = refusal(&mut convert("other"));
+    assert!(stderr.contains("config.yaml") && stderr.contains("line"), "{stderr}");
+    let text = LDM.replace("__is_unconditional__", "ldm.modules.encoders.modules.BERTEmbedder");
+    std::fs::write(folder.join("config.yaml"), text).unwrap();
+    let stderr = refusal(&mut convert("other"));
+    assert!(stderr.contains("BERTEmbedder"), "{stderr}");
+    let text = output(convert("other").args(["--yaml", "project.yaml"]));
+    assert!(text.contains("2 stages"), "{text}");
+}
+
+const LDM: &str = r#"{ "model": { "target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": {
+    "linear_start": 0.0015, "linear_end": 0.0195, "image_size": 8, "cond_stage_config": "__is_unconditional__",
+    "unet_config": { "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel_multistage", "params": {
+        "in_channels": 3, "out_channels": 3, "model_channels": 32, "attention_resolutions": [2], "num_res_blocks": 1,
+        "channel_mult": [1, 2], "num_head_channels": 16, "stage_num": 2, "de_nfs": [32, 32], "stage_interval": [500, 1000] } },
+    "first_stage_config": { "target": "ldm.models.autoencoder.VQModelInterface", "params": {
+        "embed_dim": 3, "n_embed": 64, "lossconfig": { "target": "torch.nn.Identity" },
+        "ddconfig": { "double_z": false, "z_channels": 3, "resolution": 16, "in_channels": 3, "out_ch": 3, "ch": 32,
+            "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0 } } } } } }"#;
 
 /// Networks of diffusers become folders to sample from, and go back with the same numbers.
 #[test]

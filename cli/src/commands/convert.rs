@@ -36,6 +36,9 @@ pub fn run(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome> {
         return autoencoder(args, context);
     }
     let file = Checkpoint::open(&args.input)?;
+    if args.yaml.is_some() && !args.plain {
+        return convert_published::ldm(args, &file, context);
+    }
     match Origin::of(&file) {
         _ if args.plain => plain(&file, args),
         Origin::StrataAutoencoder(_) => autoencoder(args, context),
@@ -44,6 +47,7 @@ pub fn run(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome> {
         }
         Origin::CompvisAutoencoder if is_file_name(&args.input) => autoencoder(args, context),
         Origin::Edm => convert_published::edm(args, &file, context),
+        Origin::LatentDiffusion => convert_published::ldm(args, &file, context),
         Origin::Unknown => plain(&file, args),
         other => Err(hinted(
             format!("{}: {} cannot be converted into a model of Strata", args.input.display(), other.describe()),

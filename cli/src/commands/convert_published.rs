@@ -1,11 +1,16 @@
-//! `strata convert --preset`, or of an EDM snapshot: a published diffusion checkpoint becomes a folder that `strata sample` draws with.
+//! `strata convert` of a published diffusion checkpoint, which a preset, its YAML file or it itself describes: it becomes a folder
+//! that `strata sample` draws with.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, ensure};
+use serde_json::Value;
 use strata_autoencoder::LoadedAutoencoder;
 use strata_diffusion::{
-    import::{edm_config, import, scale_factor},
+    import::{edm_config, import, ldm_config, scale_factor},
     model::LatentScaling,
     training::{DiffusionTraining, MODEL},
     unet::Family,
@@ -31,7 +36,7 @@ pub fn run(args: &args::Convert, preset: &str, context: &Context) -> anyhow::Res
     let preset = settings::find(DiffusionTraining::PRESETS, preset)?;
     let layers = Layers { preset: Some(preset), sets: args.set.clone(), ..Layers::default() };
     let (config, _): (DiffusionTraining, _) = resolve(layers)?;
-    convert(args, &Checkpoint::open(&args.input)?, &config, context)
+    convert(args, &Checkpoint::open(&args.input)?, &config, None, context)
 }
 
 /// The conversion of an EDM snapshot, which tells itself what it is.
@@ -39,15 +44,56 @@ pub fn run(args: &args::Convert, preset: &str, context: &Context) -> anyhow::Res
 /// # Errors
 /// As [`run`].
 pub fn edm(args: &args::Convert, file: &Checkpoint, context: &Context) -> anyhow::Result<Outcome> {
-    convert(args, file, &edm_config(file).with_context(|| file.path().display().to_string())?, context)
+    convert(args, file, &edm_config(file).with_context(|| file.path().display().to_string())?, None, context)
 }
 
-fn convert(args: &args::Convert, file: &Checkpoint, config: &DiffusionTraining, context: &Context) -> anyhow::Result<Outcome> {
+/// The conversion of a checkpoint of latent diffusion, which its YAML file describes.
+///
+/// # Errors
+/// If there is no such file, or it describes what has no counterpart here; else as [`run`].
+pub fn ldm(args: &args::Convert, file: &Checkpoint, context: &Context) -> anyhow::Result<Outcome> {
+    let path = match &args.yaml {
+        Some(given) => given.clone(),
+        None => yaml_beside(&args.input)?,
+    };
+    let place = || path.display().to_string();
+    let text = std::fs::read_to_string(&path).with_context(place)?;
+    let yaml: Value = serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", place()))?;
+    let (config, factor) = ldm_config(&yaml).with_context(place)?;
+    convert(args, file, &config, factor, context)
+}
+
+/// The YAML file beside a checkpoint: of the same name, `config.yaml`, or the only one there.
+fn yaml_beside(checkpoint: &Path) -> anyhow::Result<PathBuf> {
+    let is_yaml = |path: &PathBuf| path.extension().is_some_and(|e| e == "yaml" || e == "yml");
+    let folder = checkpoint.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)?.filter_map(|e| Some(e.ok()?.path())).filter(is_yaml).collect();
+    found.sort();
+    let stem = |path: &Path| path.file_stem().map(ToOwned::to_owned);
+    let named = [stem(checkpoint), Some("config".into())].into_iter().find_map(|name| found.iter().find(|p| stem(p) == name));
+    match (named, found.as_slice()) {
+        (Some(path), _) => Ok(path.clone()),
+        (None, [only]) => Ok(only.clone()),
+        (None, others) => Err(hinted(
+            format!("{}: a latent diffusion model, and {} YAML files beside it", checkpoint.display(), others.len()),
+            "name the YAML file that describes it with --yaml, or a preset with --preset; --plain only changes the container",
+        )),
+    }
+}
+
+/// `factor`: what latents are multiplied with if neither the user nor the file says.
+fn convert(
+    args: &args::Convert,
+    file: &Checkpoint,
+    config: &DiffusionTraining,
+    factor: Option<f64>,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
     let parent = args.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent)?;
     let folder = tempfile::tempdir_in(parent).with_context(|| parent.display().to_string())?;
     let latents = match config.unet.family {
-        Family::Ldm => latents(file, config, args, folder.path(), context)?,
+        Family::Ldm => latents(file, config, factor, args, folder.path(), context)?,
         _ => {
             ensure!(args.autoencoder.is_none(), "--autoencoder: the samples of this network are pictures, not latents");
             LatentScaling::pixels()
@@ -72,6 +118,7 @@ fn convert(args: &args::Convert, file: &Checkpoint, config: &DiffusionTraining, 
 fn latents(
     file: &Checkpoint,
     config: &DiffusionTraining,
+    factor: Option<f64>,
     args: &args::Convert,
     folder: &Path,
     context: &Context,
@@ -86,7 +133,7 @@ fn latents(
     strata_autoencoder::save(&autoencoder, &out)?;
     let factor = match args.scaling_factor {
         Some(given) => given as f32,
-        None => scale_factor(file)?.unwrap_or(1.0),
+        None => scale_factor(file)?.or(factor.map(|f| f as f32)).unwrap_or(1.0),
     };
     ensure!(factor.is_finite() && factor > 0.0, "--scaling-factor: expected a number above 0, got {factor}");
     Ok(LatentScaling { scale: vec![factor], shift: vec![0.0], autoencoder_sha256: sha256_file(&out)? })
