@@ -194,6 +194,9 @@ pub struct Encode {
     /// Work by tiles of so many pixels: memory does not grow with the image, the result stays the same, but it takes longer
     #[arg(long, value_name = "PIXELS", value_parser = super::parse_tile)]
     pub tile: Option<usize>,
+    /// The images.
+    #[command(flatten)]
+    pub data: Data,
     /// How squares are made.
     #[command(flatten)]
     pub preparing: Preparing,
@@ -203,9 +206,6 @@ pub struct Encode {
     /// What models are shown.
     #[command(flatten)]
     pub images: Images,
-    /// The images.
-    #[command(flatten)]
-    pub data: Data,
 }
 
 /// What becomes of captions.
