@@ -86,6 +86,7 @@ fn eval(command: &mut EvalCommand, context: &Context) -> anyhow::Result<()> {
             data(&mut args.data.data)
         }
         EvalCommand::Fid(args)
+        | EvalCommand::Sfid(args)
         | EvalCommand::Kid(args)
         | EvalCommand::Is(args)
         | EvalCommand::Prdc(args)

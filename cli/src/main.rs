@@ -52,6 +52,7 @@ pub(crate) enum Outcome {
 fn eval(command: &EvalCommand, context: &Context) -> anyhow::Result<Outcome> {
     match command {
         EvalCommand::Fid(args) => commands::eval::run(Asked::Metric(Metric::Fid), args, context),
+        EvalCommand::Sfid(args) => commands::eval::run(Asked::Metric(Metric::Sfid), args, context),
         EvalCommand::Kid(args) => commands::eval::run(Asked::Metric(Metric::Kid), args, context),
         EvalCommand::Is(args) => commands::eval::run(Asked::Metric(Metric::Is), args, context),
         EvalCommand::Prdc(args) => commands::eval::run(Asked::Metric(Metric::Prdc), args, context),

@@ -125,11 +125,18 @@ fn decode(dtype: &str, content: &[u8]) -> Told<Vec<f64>> {
     })
 }
 
-/// Float64 arrays of a pickled table, by the names on the way to each: `["fid", "mu"]`. Nothing in the file is executed.
+/// Float64 arrays of a pickled table, by the names on the way to each: `["fid", "mu"]`; the pickle may lie in an archive of
+/// PyTorch. Nothing in the file is executed.
 /// None for a way that leads nowhere. Errors if the file is no pickle of data or a number's type is another.
 pub fn pickled_numbers(path: &Path, ways: &[&[&str]]) -> Result<Vec<Option<Numbers>>> {
     let bad = |why: String| Error::file(path, why);
-    let pickle = Pickle::read(&crate::readers::files::read(path)?).map_err(bad)?;
+    let mut bytes = crate::readers::files::read(path)?;
+    if bytes.starts_with(b"PK") {
+        let archive = Zip::open(path)?;
+        let member = (0..archive.len()).find(|&i| archive.name(i).ends_with("data.pkl"));
+        bytes = archive.read(member.ok_or_else(|| bad("an archive without `data.pkl`".into()))?)?;
+    }
+    let pickle = Pickle::read(&bytes).map_err(bad)?;
     let one = |way: &&[&str]| {
         let Some(value) = pickle.find(way) else { return Ok(None) };
         let (shape, content) = pickle.array(value).ok_or_else(|| bad(format!("`{}` is no array", way.join("."))))?;

@@ -84,6 +84,15 @@ fn cli_eval_statistics_are_kept_and_exchanged() {
     let statistics = ["statistics", "--data", &data, "--extractor", "e.safetensors", "--out", "data.npz"];
     eval(dir.path(), &statistics).assert().success();
     assert_eq!(fd("data.npz").0, first);
+    // The formats of EDM2 and torch-fidelity hold the same; and two files are compared without a network.
+    for file in ["data.pkl", "data.pt"] {
+        eval(dir.path(), &[&statistics[..6], &[file]].concat()).assert().success();
+        assert_eq!(fd(file).0, first, "{file}");
+        let (both, _) = measured(dir.path(), &["fd", "--samples", file, "--reference", "data.npz"]);
+        assert!(both["frechet_distance"]["value"].as_f64().unwrap().abs() < 1e-9, "{both}");
+    }
+    let kid = ["kid", "--samples", "data.pkl", "--reference", "data.npz"];
+    assert!(refusal(&mut eval(dir.path(), &kid)).contains("look at every image"));
     // Statistics alone do not tell how each image is.
     let kid = ["kid", "--samples", &samples, "--reference", "data.npz", "--extractor", "e.safetensors"];
     assert!(refusal(&mut eval(dir.path(), &kid)).contains("KID, precision and recall look at every image"));
@@ -200,6 +209,21 @@ fn cli_eval_fid_of_inception() {
     assert_eq!(same["network"]["resize"], "pytorch-fid");
     let other = measured(dir.path(), &[&args[..], &["--resize", "torch-fidelity"]].concat()).0;
     assert_ne!(other["network"], same["network"]);
+    // Spatial features have statistics of their own, in the same file.
+    let statistics = [&["statistics", "--data", "samples", "--spatial", "--out", "both.npz"][..], &network].concat();
+    eval(dir.path(), &statistics).assert().success();
+    let args = [&["sfid", "--samples", "samples", "--reference", "both.npz", "--also", "fid"][..], &network].concat();
+    let (both, _) = measured(dir.path(), &args);
+    let value = |name: &str| both[name]["value"].as_f64().unwrap();
+    assert!(value("sfid").abs() < 1e-6 && value("fid").abs() < 1e-6, "{both}");
+    assert!(both["sfid"]["ranks"] == serde_json::json!([4, 4]), "{both}");
+    pictures(&dir.path().join("others"), 3);
+    let args = [&["sfid", "--samples", "others", "--reference", "both.npz"][..], &network].concat();
+    assert!(measured(dir.path(), &args).0["sfid"]["value"].as_f64().unwrap() > 1e-3);
+    let plain = [&["statistics", "--data", "samples", "--out", "plain.npz"][..], &network].concat();
+    eval(dir.path(), &plain).assert().success();
+    let args = [&["sfid", "--samples", "samples", "--reference", "plain.npz"][..], &network].concat();
+    assert!(refusal(&mut eval(dir.path(), &args)).contains("`mu_s` and `sigma_s`"));
     // These weights have no classifier.
     let score = [&["is", "--samples", "samples"][..], &network].concat();
     assert!(refusal(&mut eval(dir.path(), &score)).contains("`fc.weight`"));

@@ -224,6 +224,12 @@ fn cli_eval_reconstruction_has_a_distance() {
     let (files, _) = json(folder, &[&["fd", "--samples", "decoded"], &REFERENCE[..]].concat());
     let of_files = files["frechet_distance"]["value"].as_f64().unwrap();
     assert!((distance / of_files - 1.0).abs() < 1e-6, "{distance} {of_files}");
+    // Latents are decoded on the way, on either side.
+    let (latents, _) = json(folder, &[&["fd", "--samples", "latents"], &REFERENCE[..]].concat());
+    let of_latents = latents["frechet_distance"]["value"].as_f64().unwrap();
+    assert!((of_latents / of_files - 1.0).abs() < 1e-4, "{of_latents} {of_files}");
+    let (same, _) = json(folder, &["fd", "--samples", "latents", "--reference", "latents"]);
+    assert!(same["frechet_distance"]["value"].as_f64().unwrap().abs() < 1e-6 * of_files.max(1.0), "{same}");
     // Only one split, where that is asked for; a batch does not change the number.
     let again = measured(&["--batch", "7"])["frechet_distance"]["distance"].as_f64().unwrap();
     assert!((again / distance - 1.0).abs() < 1e-4, "{again} {distance}");

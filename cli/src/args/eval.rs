@@ -15,6 +15,8 @@ use super::{
 pub enum EvalCommand {
     /// Fréchet inception distance (FID) of samples to data
     Fid(Box<Measure>),
+    /// FID of spatial features (sFID): the first seven channels of a middle map of the network, with their places
+    Sfid(Box<Measure>),
     /// Kernel inception distance (KID) of samples to data
     Kid(Box<Measure>),
     /// Inception score of samples
@@ -57,8 +59,8 @@ pub struct Weights {
     /// Weights of the Inception network of FID: the file that pytorch-fid or torch-fidelity publish, or any with its names
     #[arg(long, value_name = "FILE", conflicts_with = "extractor")]
     pub weights: Option<PathBuf>,
-    /// An extractor that `strata eval train-extractor` wrote, in its place
-    #[arg(long, value_name = "FILE")]
+    /// In its place: an extractor that `strata eval train-extractor` wrote, or a folder of CLIP or DINOv2 as transformers has them
+    #[arg(long, value_name = "FILE|DIR")]
     pub extractor: Option<PathBuf>,
     /// How images are brought to the Inception network's size; numbers compare only where it is the same
     #[arg(long, value_enum, default_value_t = ResizeRule::PytorchFid)]
@@ -69,7 +71,7 @@ pub struct Weights {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Reference")]
 pub struct Against {
-    /// What the samples are compared with: statistics (.npz, .pkl) or DATA. Statistics of DATA are kept for the next time
+    /// What the samples are compared with: statistics (.npz, .pkl, .pt) or DATA, also latents. Statistics of DATA are kept for the next time
     #[arg(long, value_name = "STATS|DATA")]
     pub reference: Option<String>,
     /// Only this split of the reference, where its layout has splits
@@ -97,6 +99,8 @@ pub enum ResizeRule {
 pub enum Metric {
     /// Fréchet distance
     Fid,
+    /// Fréchet distance of spatial features
+    Sfid,
     /// Kernel distance
     Kid,
     /// Inception score
@@ -108,8 +112,9 @@ pub enum Metric {
 /// `strata eval fid`, `kid`, `is`, `prdc` and `fd`
 #[derive(Debug, Args)]
 pub struct Measure {
-    /// The samples: a folder, zip or npz of images, or any other DATA
-    #[arg(long, value_name = "DATA", required_unless_present = "run", conflicts_with = "run")]
+    /// The samples: a folder, zip or npz of images, any other DATA; a folder of latents, which are decoded on
+    /// the way; or statistics, where the reference is such a file too
+    #[arg(long, value_name = "DATA|LATENTS", required_unless_present = "run", conflicts_with = "run")]
     pub samples: Option<String>,
     /// Draw the samples with this model instead; no image is stored
     #[arg(long, value_name = "RUN|FILE", requires = "num")]
@@ -185,7 +190,10 @@ pub struct EvalStatistics {
     /// The network.
     #[command(flatten)]
     pub network: Network,
-    /// File for mean and covariance
+    /// With the statistics of the spatial features, for sFID, as ADM's reference files have them
+    #[arg(long)]
+    pub spatial: bool,
+    /// File for mean and covariance: .npz as pytorch-fid, EDM and ADM read it, .pkl as EDM2, .pt as torch-fidelity
     #[arg(long, value_name = "FILE.npz")]
     pub out: PathBuf,
 }

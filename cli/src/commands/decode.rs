@@ -1,5 +1,7 @@
 //! `strata decode`
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use candle_core::Tensor;
 use strata_autoencoder::LoadedAutoencoder;
@@ -13,11 +15,7 @@ use crate::{Outcome, args, context::Context, grid};
 /// # Errors
 /// If latents and autoencoder do not belong together, or a picture cannot be written.
 pub fn run(args: &args::Decode, context: &Context) -> anyhow::Result<Outcome> {
-    let latents = LatentSet::open(&args.latents)?;
-    let given = args.autoencoder.clone().unwrap_or_else(|| args.latents.join(AUTOENCODER));
-    let file = strata_autoencoder::weight_file(&given)?;
-    check_autoencoder(&file, &latents.manifest().autoencoder_sha256)?;
-    let autoencoder = strata_autoencoder::load(&file, &context.device)?;
+    let (latents, autoencoder) = open(&args.latents, args.autoencoder.as_deref(), context)?;
     let count = args.limit.unwrap_or(latents.len()).min(latents.len());
     anyhow::ensure!(args.batch > 0, "--batch: expected 1 or more, got 0");
     std::fs::create_dir_all(&args.out).with_context(|| format!("{}", args.out.display()))?;
@@ -27,7 +25,7 @@ pub fn run(args: &args::Decode, context: &Context) -> anyhow::Result<Outcome> {
             return Ok(Outcome::Interrupted);
         }
         let rows = first..(first + args.batch).min(count);
-        for (i, image) in rows.clone().zip(decode(&autoencoder, &latents, rows, args.tile, context)?) {
+        for (i, image) in rows.clone().zip(pictures(&autoencoder, &latents, rows, args.tile, context)?) {
             grid::write_png(&image, &args.out.join(format!("{i:06}.png")))?;
         }
         context.progress.advance((first + args.batch).min(count) as u64, "");
@@ -37,7 +35,23 @@ pub fn run(args: &args::Decode, context: &Context) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn decode(
+/// Latents and the autoencoder that made them, which lies beside them if none is given.
+///
+/// # Errors
+/// If they cannot be read or do not belong together.
+pub fn open(folder: &Path, autoencoder: Option<&Path>, context: &Context) -> anyhow::Result<(LatentSet, LoadedAutoencoder)> {
+    let latents = LatentSet::open(folder)?;
+    let given = autoencoder.map_or_else(|| folder.join(AUTOENCODER), Path::to_path_buf);
+    let file = strata_autoencoder::weight_file(&given)?;
+    check_autoencoder(&file, &latents.manifest().autoencoder_sha256)?;
+    Ok((latents, strata_autoencoder::load(&file, &context.device)?))
+}
+
+/// The pictures of the latents `rows`: of their means.
+///
+/// # Errors
+/// If a latent cannot be read; as the library's.
+pub fn pictures(
     autoencoder: &LoadedAutoencoder,
     latents: &LatentSet,
     rows: std::ops::Range<usize>,

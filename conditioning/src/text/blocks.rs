@@ -29,7 +29,11 @@ pub enum TextActivation {
 }
 
 impl TextActivation {
-    pub(super) fn apply(self, x: &Tensor) -> Result<Tensor> {
+    /// Of every number; x: any shape.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    pub fn apply(self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Self::Gelu => ops::gelu(x)?,
             Self::GeluTanh => ops::gelu_tanh(x)?,

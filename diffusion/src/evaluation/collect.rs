@@ -13,13 +13,15 @@ const AHEAD: usize = 3;
 /// Sizes of pictures that are told apart.
 const MAX_SIZES: usize = 100;
 
-/// What is kept beside the moments; each grows with the number of pictures.
+/// What is kept beside the moments of the features; features and logits grow with the number of pictures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
     /// Every picture's features.
     pub features: bool,
     /// Every picture's logits.
     pub logits: bool,
+    /// The moments of the spatial features, for sFID.
+    pub spatial: bool,
 }
 
 /// What was seen of a set of pictures.
@@ -27,6 +29,8 @@ pub struct Keep {
 pub struct Collected {
     /// Mean and scatter of the features.
     pub moments: Moments,
+    /// The same of the spatial features, where they were to be kept.
+    pub spatial: Option<Moments>,
     /// All features, where they were to be kept.
     pub features: Features,
     /// All logits, where they were to be kept.
@@ -52,6 +56,7 @@ impl<'a> Collector<'a> {
         let dim = extractor.identity().features;
         let seen = Collected {
             moments: Moments::new(dim),
+            spatial: keep.spatial.then(|| Moments::new(extractor.spatial())),
             features: Features::new(dim),
             logits: Vec::new(),
             sizes: BTreeMap::new(),
@@ -78,6 +83,9 @@ impl<'a> Collector<'a> {
         }
         let rows = self.extractor.describe(images)?;
         self.seen.moments.add(&rows.features)?;
+        if let Some(spatial) = &mut self.seen.spatial {
+            spatial.add(&rows.spatial)?;
+        }
         if self.keep.features {
             self.seen.features.extend(&rows.features)?;
         }

@@ -19,6 +19,8 @@ const AT_ONCE: usize = 8;
 pub struct Rows {
     /// Features, `[pictures, dim]`.
     pub features: Vec<f32>,
+    /// Spatial features of sFID, `[pictures, spatial]`; empty where the network has none.
+    pub spatial: Vec<f32>,
     /// Logits of a classifier, `[pictures, classes]`; empty where there is none.
     pub logits: Vec<f32>,
 }
@@ -43,6 +45,11 @@ pub trait Extractor: Sync {
 
     /// Classes of its logits; 0 for none.
     fn classes(&self) -> usize;
+
+    /// Width of its spatial features; 0 for none.
+    fn spatial(&self) -> usize {
+        0
+    }
 
     /// Features and logits of pictures of any sizes, at least one.
     ///
@@ -80,7 +87,8 @@ impl InceptionExtractor {
         let x = Tensor::from_vec(values, (images.len(), SIDE, SIDE, 3), self.network.device())?;
         let described = self.network.forward(&x)?;
         let logits = described.logits.map(|l| l.flatten_all()?.to_vec1::<f32>()).transpose()?.unwrap_or_default();
-        Ok(Rows { features: described.pool.flatten_all()?.to_vec1()?, logits })
+        let features = described.pool.flatten_all()?.to_vec1()?;
+        Ok(Rows { features, spatial: described.spatial.flatten_all()?.to_vec1()?, logits })
     }
 }
 
@@ -91,6 +99,10 @@ impl Extractor for InceptionExtractor {
 
     fn classes(&self) -> usize {
         if self.network.has_head() { inception::CLASSES } else { 0 }
+    }
+
+    fn spatial(&self) -> usize {
+        inception::SPATIAL
     }
 
     fn describe(&self, images: &[RgbImage]) -> Result<Rows> {
@@ -111,6 +123,7 @@ pub(super) fn in_parts(images: &[RgbImage], device: &Device, f: impl Fn(&[RgbIma
     let mut all = Rows::default();
     for part in parts {
         all.features.extend(part.features);
+        all.spatial.extend(part.spatial);
         all.logits.extend(part.logits);
     }
     Ok(all)

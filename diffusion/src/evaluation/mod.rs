@@ -5,12 +5,13 @@
 //! - [`classifier`]: a small network trained on the data's labels, for distances of its own name.
 //! - [`confidence`]: intervals, and the limit for many samples.
 //! - [`extractor`], [`collect`]: networks that describe pictures, and sets of pictures taken in a batch at a time.
-//! - [`frechet`], [`moments`]: the Fréchet distance between Gaussians with the features' means and covariances (FID), and the
-//!   statistics it is computed from, gathered over any number of pictures.
+//! - [`frechet`], [`moments`]: the Fréchet distance between Gaussians with the features' means and covariances (FID; sFID of the
+//!   spatial features), and the statistics it is computed from, gathered over any number of pictures.
 //! - [`kid`]: the kernel distance, unbiased at any number of pictures.
 //! - [`inception`]: the network whose features FID and KID look at.
 //! - [`inception_score`]: how certain and how varied a classifier finds samples, without reference.
 //! - [`manifold`]: precision, recall, density and coverage.
+//! - [`vision`]: CLIP's image tower and DINOv2, for distances of their own names.
 
 pub mod classifier;
 pub mod collect;
@@ -23,6 +24,7 @@ pub mod inception_score;
 pub mod kid;
 pub mod manifold;
 pub mod moments;
+pub mod vision;
 
 use crate::{Error, Result};
 

@@ -83,8 +83,8 @@ impl<'a> Bench<'a> {
         let wanted = reference::Asked { against: &args.against, network: &args.network, reading: &args.reading };
         let log = args.out.join(LOG);
         let done = open_log(&args.out, &log)?;
-        let reference = Reference::load(&wanted, network.as_ref(), false, context)?;
-        let theirs = Prepared::new(&reference.statistics)?;
+        let reference = Reference::load(&wanted, network.as_ref(), Keep::default(), context)?;
+        let theirs = Prepared::new(&reference.stored.features)?;
         Ok(Self { args, context, network, reference, theirs, log, done, told: false })
     }
 

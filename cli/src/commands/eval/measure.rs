@@ -27,6 +27,7 @@ pub struct Measured {
     /// Whether they may be called by the names of the literature.
     inception: bool,
     frechet: Option<(Frechet, Option<Interval>, Option<f64>)>,
+    spatial: Option<Frechet>,
     kid: Option<(Kid, Option<Interval>)>,
     score: Option<InceptionScore>,
     manifold: Option<Manifold>,
@@ -49,6 +50,7 @@ pub fn measure(
         metrics: metrics.to_vec(),
         inception: args.network.which.extractor.is_none(),
         frechet: None,
+        spatial: None,
         kid: None,
         score: None,
         manifold: None,
@@ -57,6 +59,7 @@ pub fn measure(
         match (metric, reference) {
             (Metric::Is, _) => measured.score = Some(score(seen, network, args)?),
             (Metric::Fid, Some(reference)) => measured.frechet = Some(frechet(seen, reference, args, seed)?),
+            (Metric::Sfid, Some(reference)) => measured.spatial = Some(spatial(seen, reference)?),
             (Metric::Kid, Some(reference)) => measured.kid = Some(kernel(&seen.features, features(reference)?, args, seed)?),
             (Metric::Prdc, Some(reference)) => measured.manifold = Some(compare(&seen.features, features(reference)?, args)?),
             (_, None) => anyhow::bail!(reference::MISSING),
@@ -75,7 +78,7 @@ fn frechet(
     args: &args::Measure,
     seed: u64,
 ) -> anyhow::Result<(Frechet, Option<Interval>, Option<f64>)> {
-    let theirs = Prepared::new(&reference.statistics)?;
+    let theirs = Prepared::new(&reference.stored.features)?;
     let distance = distance(&seen.moments, &theirs)?;
     let constants = &args.constants;
     let interval = (constants.bootstrap > 0)
@@ -83,6 +86,12 @@ fn frechet(
         .transpose()?;
     let limit = constants.extrapolate.then(|| confidence::extrapolate(&seen.features, &theirs, POINTS, seed)).transpose()?;
     Ok((distance, interval, limit))
+}
+
+fn spatial(seen: &Collected, reference: &Reference) -> anyhow::Result<Frechet> {
+    let pair = seen.spatial.as_ref().zip(reference.stored.spatial.as_ref());
+    let (seen, theirs) = pair.context("the spatial features were not kept")?;
+    distance(seen, &Prepared::new(theirs)?)
 }
 
 /// The Fréchet distance of what was seen.
@@ -126,8 +135,9 @@ fn compare(samples: &Features, reference: &Features, args: &args::Measure) -> an
 pub fn distances<'a>(all: impl Iterator<Item = &'a Measured> + Clone) -> Vec<(&'static str, Vec<f64>)> {
     let Some(first) = all.clone().next() else { return Vec::new() };
     let frechet: Vec<f64> = all.clone().filter_map(|m| m.frechet.as_ref().map(|f| f.0.distance)).collect();
+    let spatial: Vec<f64> = all.clone().filter_map(|m| m.spatial.as_ref().map(|f| f.distance)).collect();
     let kernel: Vec<f64> = all.filter_map(|m| m.kid.as_ref().map(|k| k.0.mean)).collect();
-    let named = [(first.frechet_name(), frechet), (first.kid_name(), kernel)];
+    let named = [(first.frechet_name(), frechet), ("sfid", spatial), (first.kid_name(), kernel)];
     named.into_iter().filter(|(_, values)| !values.is_empty()).collect()
 }
 
@@ -148,6 +158,12 @@ impl Measured {
             value[self.frechet_name()] = json!({
                 "value": frechet.distance, "mean_term": frechet.mean_term, "covariance_term": frechet.covariance_term,
                 "ranks": frechet.ranks, "imaginary": frechet.imaginary, "interval_95": interval, "infinite_samples": limit,
+            });
+        }
+        if let Some(spatial) = &self.spatial {
+            value["sfid"] = json!({
+                "value": spatial.distance, "mean_term": spatial.mean_term, "covariance_term": spatial.covariance_term,
+                "ranks": spatial.ranks, "imaginary": spatial.imaginary,
             });
         }
         if let Some((kid, interval)) = &self.kid {
@@ -172,6 +188,9 @@ impl Measured {
             if let Some(limit) = limit {
                 println!("  infinitely many {limit:.5}");
             }
+        }
+        if let Some(spatial) = &self.spatial {
+            println!("sFID              {:.5}", spatial.distance);
         }
         if let Some((kid, interval)) = &self.kid {
             let name = if self.inception { "KID" } else { "kernel distance" };

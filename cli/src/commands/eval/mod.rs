@@ -5,12 +5,15 @@ mod efficiency;
 mod measure;
 mod nearest;
 mod network;
+mod pickled;
 mod points;
 mod reconstruction;
 mod reference;
 mod samples;
+mod source;
 mod stats_file;
 mod sweep;
+mod two_files;
 mod warnings;
 
 use anyhow::ensure;
@@ -21,12 +24,15 @@ use strata_diffusion::evaluation::{
     collect::{Collected, Keep},
 };
 
-use self::{measure::Measured, reference::Reference, samples::Samples};
+use self::{measure::Measured, reference::Reference, samples::Samples, source::Source};
 use crate::{Outcome, args, args::Metric, context::Context};
 pub use efficiency::efficiency;
 pub use nearest::nearest;
 pub use reconstruction::{reconstruction, size_of};
 pub use sweep::sweep;
+
+/// What is said where another network is named.
+const SPATIAL_NEEDS: &str = "spatial features are those of the Inception network (--weights)";
 
 /// What a command was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +49,9 @@ pub enum Asked {
 /// A network, reference or samples that cannot be used, or that do not go together; see the libraries.
 pub fn run(asked: Asked, args: &args::Measure, context: &Context) -> anyhow::Result<Outcome> {
     let metrics = metrics(asked, args);
+    if two_files::applies(args) {
+        return two_files::compare(asked, &metrics, args);
+    }
     check(asked, &metrics, args)?;
     let network = network::load(&args.network.which, asked, context)?;
     if metrics.contains(&Metric::Is) {
@@ -52,17 +61,19 @@ pub fn run(asked: Asked, args: &args::Measure, context: &Context) -> anyhow::Res
         );
     }
     let keep_features = metrics.iter().any(|m| matches!(m, Metric::Kid | Metric::Prdc));
+    let keep = Keep {
+        features: keep_features || args.constants.bootstrap > 0 || args.constants.extrapolate,
+        logits: metrics.contains(&Metric::Is),
+        spatial: metrics.contains(&Metric::Sfid),
+    };
     let wants_reference = metrics.iter().any(|m| *m != Metric::Is);
     let reference = match wants_reference {
         true => {
             let wanted = reference::Asked { against: &args.against, network: &args.network, reading: &args.reading };
-            Some(Reference::load(&wanted, network.as_ref(), keep_features, context)?)
+            let of_each = Keep { features: keep_features, logits: false, spatial: keep.spatial };
+            Some(Reference::load(&wanted, network.as_ref(), of_each, context)?)
         }
         false => None,
-    };
-    let keep = Keep {
-        features: keep_features || args.constants.bootstrap > 0 || args.constants.extrapolate,
-        logits: metrics.contains(&Metric::Is),
     };
     let samples = Samples::open(args, context)?;
     let mut runs = Vec::new();
@@ -102,6 +113,7 @@ fn check(asked: Asked, metrics: &[Metric], args: &args::Measure) -> anyhow::Resu
     let by_name = asked != Asked::Distance && metrics.contains(&Metric::Fid);
     ensure!(!(own && by_name), "--extractor: what it measures is no FID; `strata eval fd` gives its distance");
     ensure!(!(own && metrics.contains(&Metric::Is)), "--extractor: an inception score needs the Inception network (--weights)");
+    ensure!(!(own && metrics.contains(&Metric::Sfid)), "--extractor: {SPATIAL_NEEDS}");
     let wants_reference = metrics.iter().any(|m| *m != Metric::Is);
     ensure!(!wants_reference || args.against.reference.is_some(), reference::MISSING);
     if args.run.is_some() {
@@ -169,12 +181,12 @@ fn print_best(answer: &Value) {
 /// As [`run`].
 pub fn statistics(args: &args::EvalStatistics, context: &Context) -> anyhow::Result<Outcome> {
     let network = network::load(&args.network.which, Asked::Metric(Metric::Fid), context)?;
-    let data = Dataset::open(&args.data.data, &args.data.reading.options())?;
-    let indices = samples::first(&data, args.num)?;
-    let reading = samples::reading(&data, &indices, &args.network, args.data.max_bad);
-    let seen = samples::read(&reading, network.as_ref(), Keep::default(), context)?;
+    ensure!(!args.spatial || network.spatial() > 0, "--spatial: {SPATIAL_NEEDS}");
+    let source = Source::open(&args.data.data, &args.data.reading.options(), args.num, context)?;
+    let keep = Keep { spatial: args.spatial, ..Keep::default() };
+    let seen = source.read(network.as_ref(), keep, (args.network.batch, args.data.max_bad), context)?;
     warnings::tell(&seen, network.identity().features, &[Metric::Fid], context);
-    stats_file::write(&args.out, &seen.moments.statistics()?)?;
+    stats_file::write(&args.out, &reference::stored(&seen)?)?;
     println!("{}: statistics of {} images, {} features", args.out.display(), seen.moments.count(), network.identity().features);
     Ok(Outcome::Done)
 }

@@ -5,7 +5,10 @@ use serde_json::json;
 use strata_datasets::{Dataset, RgbImage};
 use strata_diffusion::evaluation::{Features, collect::Keep, extractor::Extractor, manifold};
 
-use super::{Asked, network, samples};
+use super::{
+    Asked, network,
+    source::{self, Source},
+};
 use crate::{Outcome, args, args::Metric, context::Context, grid};
 
 /// Samples in the picture.
@@ -54,9 +57,10 @@ fn describe(
     args: &args::EvalNearest,
     context: &Context,
 ) -> anyhow::Result<Described> {
-    let indices = samples::first(&data, num)?;
-    let reading = samples::reading(&data, &indices, &args.network, args.data.max_bad);
-    let seen = samples::read(&reading, network, Keep { features: true, logits: false }, context)?;
+    let num = source::first(data.spec(), data.len(), num)?;
+    let source = Source::Files(data.clone(), (0..num).collect());
+    let keep = Keep { features: true, ..Keep::default() };
+    let seen = source.read(network, keep, (args.network.batch, args.data.max_bad), context)?;
     ensure!(seen.bad.is_empty(), "{}: images that cannot be read: {:?}", data.spec(), seen.bad);
     Ok(Described { features: seen.features, data })
 }

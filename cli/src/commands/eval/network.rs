@@ -4,6 +4,7 @@ use strata_diffusion::evaluation::{
     classifier::ClassifierExtractor,
     extractor::{Extractor, InceptionExtractor},
     inception::Resize,
+    vision::VisionExtractor,
 };
 
 use super::Asked;
@@ -15,6 +16,7 @@ use crate::{args, args::ResizeRule, context::Context, hint::hinted};
 /// If nothing was, with where the weights come from; if a file is not of the network.
 pub fn load(args: &args::Weights, asked: Asked, context: &Context) -> anyhow::Result<Box<dyn Extractor>> {
     match (&args.weights, &args.extractor) {
+        (_, Some(folder)) if folder.is_dir() => Ok(Box::new(VisionExtractor::load(folder, &context.device)?)),
         (_, Some(file)) => Ok(Box::new(ClassifierExtractor::load(file, &context.device)?)),
         (Some(_), None) if asked == Asked::Distance => {
             Err(hinted("--weights: `eval fd` measures with an --extractor", "`strata eval fid` takes the Inception weights"))
@@ -34,7 +36,7 @@ pub fn load(args: &args::Weights, asked: Asked, context: &Context) -> anyhow::Re
 
 /// What a Fréchet distance of this network is called: that of an extractor of one's own has no name of the `literature`.
 pub fn frechet_name(network: &dyn Extractor, literature: &'static str) -> &'static str {
-    if network.identity().network == strata_diffusion::evaluation::classifier::FORMAT { "frechet_distance" } else { literature }
+    if network.spatial() > 0 { literature } else { "frechet_distance" }
 }
 
 /// The name of a distance as it is spelled for people.

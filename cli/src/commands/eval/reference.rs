@@ -4,16 +4,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use strata_datasets::{Dataset, DatasetOptions};
+use strata_datasets::DatasetOptions;
 use strata_diffusion::evaluation::{
     Features,
-    collect::Keep,
+    collect::{Collected, Keep},
     extractor::{Extractor, Identity},
-    moments::Statistics,
+    moments::{Moments, Statistics},
 };
 use strata_training::sha256_bytes;
 
-use super::{samples, stats_file, warnings};
+use super::{
+    source::Source,
+    stats_file::{self, Stored},
+    warnings,
+};
 use crate::{args, args::Metric, context::Context, hint::hinted};
 
 /// What is said where there is none.
@@ -31,8 +35,8 @@ pub struct Asked<'a> {
 
 /// The reference.
 pub struct Reference {
-    /// Mean and covariance.
-    pub statistics: Statistics,
+    /// Means and covariances.
+    pub stored: Stored,
     /// All features, where a measure looks at them.
     pub features: Option<Features>,
     source: String,
@@ -41,69 +45,83 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// What `--reference` names.
+    /// What `--reference` names, with what is to be kept of it.
     ///
     /// # Errors
     /// If it cannot be read, is of another network, or has statistics alone where features are needed.
-    pub fn load(asked: &Asked<'_>, network: &dyn Extractor, with_features: bool, context: &Context) -> anyhow::Result<Self> {
+    pub fn load(asked: &Asked<'_>, network: &dyn Extractor, keep: Keep, context: &Context) -> anyhow::Result<Self> {
         let source = asked.against.reference.clone().context(MISSING)?;
         let path = Path::new(&source);
         if !stats_file::is_statistics(path) {
-            return Self::of_data(source, asked, network, with_features, context);
+            return Self::of_images(source, asked, network, keep, context);
         }
-        if with_features {
+        if keep.features {
             let message = format!("{source}: holds a mean and a covariance, and KID, precision and recall look at every image");
             return Err(hinted(message, "give the images themselves with --reference"));
         }
-        let statistics = stats_file::read(path)?;
+        let stored = stats_file::read(path)?;
         let expected = network.identity().features;
-        ensure!(statistics.dim() == expected, "{source}: expected statistics of {expected} features, got {}", statistics.dim());
+        let got = stored.features.dim();
+        ensure!(got == expected, "{source}: expected statistics of {expected} features, got {got}");
+        if let (true, got) = (keep.spatial, stored.spatial.as_ref().map_or(0, Statistics::dim)) {
+            let expected = network.spatial();
+            ensure!(got == expected, "{source}: expected `mu_s` and `sigma_s` of {expected} spatial features, got {got}");
+        }
         let sha256 = strata_training::sha256_file(path)?;
-        Ok(Self { statistics, features: None, source, sha256 })
+        Ok(Self { stored, features: None, source, sha256 })
     }
 
-    fn of_data(
-        source: String,
+    fn of_images(
+        name: String,
         asked: &Asked<'_>,
         network: &dyn Extractor,
-        with_features: bool,
+        keep: Keep,
         context: &Context,
     ) -> anyhow::Result<Self> {
         let options = DatasetOptions { layout: None, split: asked.against.reference_split.clone(), ..asked.reading.options() };
-        let data = Dataset::open(&source, &options)?;
-        let indices = samples::first(&data, None)?;
-        let sha256 = data.content_sha256(&indices)?;
+        let source = Source::open(&name, &options, None, context)?;
+        let sha256 = source.sha256()?;
         let cached = cache_file(&sha256, network.identity());
-        if let Some(file) = cached.as_deref().filter(|file| !with_features && file.is_file()) {
+        if let Some(file) = cached.as_deref().filter(|file| !keep.features && file.is_file()) {
             match stats_file::read(file) {
-                Ok(statistics) => return Ok(Self { statistics, features: None, source, sha256 }),
+                Ok(stored) if stored.spatial.is_some() || !keep.spatial => {
+                    return Ok(Self { stored, features: None, source: name, sha256 });
+                }
+                Ok(_) => {}
                 Err(error) => context.say(format!("computed anew: {error:#}")),
             }
         }
-        let keep = Keep { features: with_features, logits: false };
-        let reading = samples::reading(&data, &indices, asked.network, asked.against.max_bad);
-        let seen = samples::read(&reading, network, keep, context)?;
+        let seen = source.read(network, keep, (asked.network.batch, asked.against.max_bad), context)?;
         if !seen.bad.is_empty() || seen.flat > 0 {
             warnings::tell(&seen, 0, &[Metric::Fid], context);
         }
-        let statistics = seen.moments.statistics()?;
+        let stored = stored(&seen)?;
         // Unreadable images may be readable another time.
         if let Some(file) = cached.filter(|_| seen.bad.is_empty()) {
-            remember(&file, &statistics, context);
+            remember(&file, &stored, context);
         }
-        Ok(Self { statistics, features: with_features.then_some(seen.features), source, sha256 })
+        Ok(Self { stored, features: keep.features.then_some(seen.features), source: name, sha256 })
     }
 
     /// For the answer.
     pub fn describe(&self) -> Value {
-        json!({ "source": self.source, "sha256": self.sha256, "count": self.statistics.count })
+        json!({ "source": self.source, "sha256": self.sha256, "count": self.stored.features.count })
     }
 }
 
+/// The statistics of what was seen.
+///
+/// # Errors
+/// If it was fewer than two images.
+pub fn stored(seen: &Collected) -> anyhow::Result<Stored> {
+    let spatial = seen.spatial.as_ref().map(Moments::statistics).transpose()?;
+    Ok(Stored { features: seen.moments.statistics()?, spatial })
+}
+
 /// A cache that cannot be written costs time, not the result.
-fn remember(file: &Path, statistics: &Statistics, context: &Context) {
+fn remember(file: &Path, stored: &Stored, context: &Context) {
     let folder = file.parent().unwrap_or(Path::new("."));
-    let written = std::fs::create_dir_all(folder).map_err(anyhow::Error::from).and_then(|()| stats_file::write(file, statistics));
+    let written = std::fs::create_dir_all(folder).map_err(anyhow::Error::from).and_then(|()| stats_file::write(file, stored));
     if let Err(error) = written {
         context.say(format!("the reference's statistics are not kept for the next time: {error:#}"));
     }

@@ -5,16 +5,16 @@ use std::{collections::BTreeMap, ops::Range};
 use anyhow::ensure;
 use candle_core::Tensor;
 use serde_json::{Value, json};
-use strata_datasets::Dataset;
 use strata_diffusion::{
     Error,
     evaluation::{
-        collect::{self, Collected, Collector, Keep, Reading},
+        collect::{Collected, Collector, Keep},
         extractor::Extractor,
     },
     sampling::{Receiver, SampleCost, SampleOptions, Sampling},
 };
 
+use super::source::Source;
 use crate::{
     args,
     commands::sample::{self, Painter},
@@ -23,8 +23,8 @@ use crate::{
 
 /// The samples.
 pub enum Samples {
-    /// Images of a data set, and which of them.
-    Files(Dataset, Vec<usize>),
+    /// On disk.
+    Stored(Source),
     /// A model, and how many it draws.
     Drawn(Box<Painter>, usize),
 }
@@ -40,9 +40,8 @@ impl Samples {
             let painter = Painter::load(run, None, args.wish.told.autoguidance.as_deref(), context)?;
             return Ok(Self::Drawn(Box::new(painter), num));
         }
-        let data = Dataset::open(args.samples.as_deref().unwrap_or_default(), &args.reading.options())?;
-        let indices = first(&data, args.num)?;
-        Ok(Self::Files(data, indices))
+        let name = args.samples.as_deref().unwrap_or_default();
+        Ok(Self::Stored(Source::open(name, &args.reading.options(), args.num, context)?))
     }
 
     /// Describes all of them; `repeat`: which block of seeds, for a model.
@@ -58,8 +57,8 @@ impl Samples {
         context: &Context,
     ) -> anyhow::Result<Collected> {
         let (painter, num) = match self {
-            Self::Files(data, indices) => {
-                return read(&reading(data, indices, &args.network, args.against.max_bad), network, keep, context);
+            Self::Stored(source) => {
+                return source.read(network, keep, (args.network.batch, args.against.max_bad), context);
             }
             Self::Drawn(painter, num) => (painter, *num),
         };
@@ -71,7 +70,7 @@ impl Samples {
     /// For the answer.
     pub fn describe(&self, repeat: usize, seen: &Collected, args: &args::Measure) -> Value {
         let mut value = match self {
-            Self::Files(data, indices) => json!({ "source": data.spec(), "asked": indices.len() }),
+            Self::Stored(source) => source.describe(),
             Self::Drawn(painter, num) => {
                 let (seeds, solver, told) = (seeds(repeat, *num), &args.solver, &args.wish.told);
                 json!({
@@ -95,31 +94,6 @@ impl Samples {
 
 fn seeds(repeat: usize, num: usize) -> Range<u64> {
     (repeat * num) as u64..((repeat + 1) * num) as u64
-}
-
-/// Positions of the first `num` images, or of all.
-///
-/// # Errors
-/// If there are fewer.
-pub fn first(data: &Dataset, num: Option<usize>) -> anyhow::Result<Vec<usize>> {
-    let n = num.unwrap_or(data.len());
-    ensure!(n > 0 && n <= data.len(), "{}: expected {n} images (at least 1), got {}", data.spec(), data.len());
-    Ok((0..n).collect())
-}
-
-/// What to read of a data set.
-pub fn reading<'a>(data: &'a Dataset, indices: &'a [usize], network: &args::Network, max_bad: f64) -> Reading<'a> {
-    Reading { data, indices, batch: network.batch, max_bad }
-}
-
-/// Describes images of a data set.
-///
-/// # Errors
-/// As the library's.
-pub fn read(reading: &Reading<'_>, network: &dyn Extractor, keep: Keep, context: &Context) -> anyhow::Result<Collected> {
-    let mut collector = Collector::new(network, keep);
-    collect::read(&mut collector, reading, context.progress.as_ref(), &context.interrupt)?;
-    Ok(collector.finish())
 }
 
 /// Draws samples and describes them, and says what drawing them cost.

@@ -10,12 +10,13 @@ const FEW: u64 = 10_000;
 /// In sentences.
 pub fn of(seen: &Collected, features: usize, metrics: &[Metric]) -> Vec<String> {
     let (n, mut all) = (seen.moments.count(), Vec::new());
-    if metrics.contains(&Metric::Fid) && n < FEW && features > 0 {
+    let frechet = metrics.iter().any(|m| matches!(m, Metric::Fid | Metric::Sfid));
+    if frechet && n < FEW && features > 0 {
         all.push(format!(
             "{n} samples: a Fréchet distance is too high with few samples; compare at equal numbers, {FEW} or more"
         ));
     }
-    if metrics.contains(&Metric::Fid) && n <= features as u64 {
+    if frechet && n <= features as u64 {
         all.push(format!(
             "{n} samples for {features} features: the covariance has no full rank, {} at most",
             n.saturating_sub(1)

@@ -143,7 +143,8 @@ impl ClassifierExtractor {
             pixels.extend(self.transform.apply(image)?.pixels);
         }
         let (features, logits) = self.network.forward(&to_tensor(&pixels, images.len(), size, &self.device)?)?;
-        Ok(Rows { features: features.flatten_all()?.to_vec1()?, logits: logits.flatten_all()?.to_vec1()? })
+        let (features, logits) = (features.flatten_all()?.to_vec1()?, logits.flatten_all()?.to_vec1()?);
+        Ok(Rows { features, logits, ..Rows::default() })
     }
 }
 

@@ -66,6 +66,8 @@ impl<'a> Loader<'a> {
         match self.tensors.get(name) {
             None => self.problems.push(format!("missing `{name}` {shape:?}")),
             Some(t) if t.dims() != shape => self.problems.push(format!("`{name}`: expected {shape:?}, got {:?}", t.dims())),
+            // A rectifier takes what is not a number for 0, and nothing would show it.
+            Some(t) if !is_finite(t) => self.problems.push(format!("`{name}`: holds numbers that are not finite")),
             Some(t) => return Some(t.clone()),
         }
         None
@@ -115,6 +117,11 @@ impl<'a> Loader<'a> {
             false => Err(strata_nn::Error::Weights { origin: origin.to_string(), problems: self.problems }.into()),
         }
     }
+}
+
+fn is_finite(t: &Tensor) -> bool {
+    let sum = t.to_dtype(DType::F64).and_then(|t| t.sum_all()?.to_scalar::<f64>());
+    sum.is_ok_and(f64::is_finite)
 }
 
 /// What cannot be: every tensor was found and yet a layer is missing.

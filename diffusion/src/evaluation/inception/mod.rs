@@ -20,6 +20,10 @@ pub use resize::{Resize, resize};
 
 /// Width of the features.
 pub const FEATURES: usize = 2048;
+/// Width of the spatial features: the first [`SPATIAL_CHANNELS`] channels of a map of 17 x 17.
+pub const SPATIAL: usize = SPATIAL_CHANNELS * 17 * 17;
+/// Channels of the seventh block (`Mixed_6d`) that the spatial features take.
+pub const SPATIAL_CHANNELS: usize = 7;
 /// Classes of the published weights.
 pub const CLASSES: usize = 1008;
 /// Side that pictures are resized to.
@@ -44,6 +48,9 @@ pub struct Inception {
 pub struct Described {
     /// `[B, 2048]`: the features of FID.
     pub pool: Tensor,
+    /// `[B, 7 * h * w]`, channels last: what of `Mixed_6d`, the fourth block of 17 x 17, sFID looks at (Nash et al. 2021; ADM's
+    /// evaluator takes the first seven channels, which are of its 1x1 branch). [`SPATIAL`] wide for pictures of 299 pixels.
+    pub spatial: Tensor,
     /// `[B, 1008]`: without the head's bias, as the reference programs take them; absent where the weights have no head.
     pub logits: Option<Tensor>,
 }
@@ -109,14 +116,21 @@ impl Inception {
     /// # Errors
     /// If the shape is another.
     pub fn blocks(&self, x: &Tensor) -> Result<[Tensor; 4]> {
+        let [first, second, _, third, fourth] = self.maps(x)?;
+        Ok([first, second, third, fourth])
+    }
+
+    /// The maps of [`Inception::blocks`], and that after `Mixed_6d` in the middle of them.
+    fn maps(&self, x: &Tensor) -> Result<[Tensor; 5]> {
         let pool = |x: &Tensor| max_pool2d(x, PoolConfig::new(3, 2));
         let [a, b, c, d, e] = &self.stem;
         let first = pool(&c.forward(&b.forward(&a.forward(x)?)?)?)?;
         let second = pool(&e.forward(&d.forward(&first)?)?)?;
         let run = |x: &Tensor, blocks: &[Mixed]| blocks.iter().try_fold(x.clone(), |x, block| block.forward(&x));
-        let third = run(&second, &self.mixed[..8])?;
+        let middle = run(&second, &self.mixed[..7])?;
+        let third = run(&middle, &self.mixed[7..8])?;
         let fourth = run(&third, &self.mixed[8..])?;
-        Ok([first, second, third, fourth])
+        Ok([first, second, middle, third, fourth])
     }
 
     /// Features, and logits where the weights have a head. x as for [`Inception::blocks`].
@@ -124,10 +138,11 @@ impl Inception {
     /// # Errors
     /// If the shape is another.
     pub fn forward(&self, x: &Tensor) -> Result<Described> {
-        let [.., last] = self.blocks(x)?;
+        let [_, _, middle, _, last] = self.maps(x)?;
+        let spatial = middle.narrow(3, 0, SPATIAL_CHANNELS)?.contiguous()?.flatten_from(1)?;
         let pool = last.flatten(1, 2)?.mean(1)?;
         let logits = self.head.as_ref().map(|head| strata_nn::ops::linear(&pool, head, None)).transpose()?;
-        Ok(Described { pool, logits })
+        Ok(Described { pool, spatial, logits })
     }
 }
 
@@ -142,6 +157,11 @@ mod tests {
         for part in ["some.pth", "expected [32, 3, 3, 3], got [32, 3, 5, 5]", "missing `Conv2d_1a_3x3.bn.weight`", "more"] {
             assert!(message.contains(part), "{message}");
         }
+        let name = "Conv2d_1a_3x3.bn.bias".to_string();
+        #[allow(clippy::unwrap_used)]
+        let broken = HashMap::from([(name, (zeros(32) / 0.0).unwrap())]);
+        let message = Inception::new(&broken, BN_EPS, "x").err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(message.contains("`Conv2d_1a_3x3.bn.bias`: holds numbers that are not finite"), "{message}");
         let classifier = HashMap::from([("AuxLogits.fc.weight".to_string(), zeros((1000, 768)))]);
         let message = Inception::new(&classifier, BN_EPS, "x").err().map(|e| e.to_string()).unwrap_or_default();
         assert!(message.contains("not the network of FID"), "{message}");
