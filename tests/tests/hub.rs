@@ -210,3 +210,19 @@ fn hub_is_written_in_one_commit() {
     let again = push(&client(&hub, dir.path(), Some(TOKEN)), &repo(), &files, ("second", false), &stop).unwrap();
     assert_eq!(again.sent, 8, "the large file is there already");
 }
+
+#[test]
+fn hub_takes_a_large_file_in_parts() {
+    let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
+    let file = dir.path().join("model.safetensors");
+    fs::write(&file, noise(5000)).unwrap();
+    let files = [Upload { file, path: "model.safetensors".into() }];
+    let large = common::hub::Stored { content: noise(5000), large: true };
+    hub.state().chunk = Some(2048);
+    // A part that fails is sent again.
+    hub.fail(&format!("/put/{}/2", large.id()), &[Fault::Status(503, vec![])]);
+    let pushed = push(&client(&hub, dir.path(), Some(TOKEN)), &repo(), &files, ("first", false), &|| false).unwrap();
+    assert_eq!(pushed.sent, 5000);
+    assert!(hub.state().uploaded[&large.id()] == large.content);
+    assert_eq!(hub.seen(&format!("/put/{}", large.id())).len(), 4);
+}

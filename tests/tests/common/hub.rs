@@ -89,6 +89,8 @@ pub struct State {
     pub bare_list: bool,
     pub log: Vec<Request>,
     pub uploaded: HashMap<String, Vec<u8>>,
+    /// Bytes of the parts in which it wants large files.
+    pub chunk: Option<usize>,
     pub open: bool,
 }
 
@@ -280,13 +282,25 @@ impl Hub {
             "/owner/name.git/info/lfs/objects/batch" => {
                 let oid = json["objects"][0]["oid"].as_str().unwrap();
                 let there = self.state().uploaded.contains_key(oid);
-                let to = format!("{}/put/{oid}", self.endpoint());
-                let actions = if there { json!({}) } else { json!({ "upload": { "href": to } }) };
+                let chunk = self.state().chunk;
+                let upload = match chunk {
+                    None => json!({ "href": format!("{}/put/{oid}", self.endpoint()) }),
+                    Some(chunk) => self.in_parts(oid, json["objects"][0]["size"].as_u64().unwrap() as usize, chunk),
+                };
+                let actions = if there { json!({}) } else { json!({ "upload": upload }) };
                 json!({ "objects": [{ "oid": oid, "actions": actions }] })
             }
             "/api/models/owner/name/commit/main" => {
                 self.state().uploaded.insert("commit".into(), request.body.clone());
                 json!({ "commitUrl": format!("{}/owner/name/commit/{COMMIT}", self.endpoint()) })
+            }
+            _ if path.starts_with("/complete/") => {
+                let (oid, mut state) = (json["oid"].as_str().unwrap(), self.state());
+                let parts = json["parts"].as_array().unwrap().iter();
+                let part = |part: &Value| state.uploaded[&format!("{oid}{}", part["etag"].as_str().unwrap())].clone();
+                let whole = parts.flat_map(part).collect();
+                state.uploaded.insert(oid.to_string(), whole);
+                json!({})
             }
             _ => {
                 let oid = path.trim_start_matches("/put/").to_string();
@@ -294,7 +308,17 @@ impl Hub {
                 json!({})
             }
         };
-        out.answer(200, vec![], body.to_string().as_bytes(), false)
+        // The name of a part is what follows the file's.
+        let etag = path.strip_prefix("/put/").and_then(|path| Some(format!("/{}", path.split_once('/')?.1)));
+        out.answer(200, etag.into_iter().map(|etag| ("ETag", etag)).collect(), body.to_string().as_bytes(), false)
+    }
+
+    /// Where the parts of a file go, and where it is told that all are there.
+    fn in_parts(&self, oid: &str, size: usize, chunk: usize) -> Value {
+        let to = |i: usize| (i.to_string(), json!(format!("{}/put/{oid}/{i}", self.endpoint())));
+        let mut header: serde_json::Map<String, Value> = (1..=size.div_ceil(chunk)).map(to).collect();
+        header.insert("chunk_size".into(), json!(chunk.to_string()));
+        json!({ "href": format!("{}/complete/{oid}", self.endpoint()), "header": header })
     }
 }
 
