@@ -2,88 +2,42 @@
 
 use std::arch::x86_64::*;
 
-use super::{Matrix, Right};
+use super::{
+    Matrix, Right,
+    tiles::{self, COLUMNS_APART, ROWS_APART, STRIDED, Tile},
+};
 
 /// Rows of the largest tile.
 const ROWS: usize = 6;
 /// Columns of a tile, and of a packed panel.
 const COLUMNS: usize = 16;
-/// Depth of a block: that part of the tile's columns and rows stays in the first-level cache.
-const DEPTH: usize = 256;
-
 /// Steps between two changes of the addresses.
 const UNROLL: usize = 4;
-
-/// One tile: `depth` steps of rows of a times columns of b, into c.
-struct Tile {
-    depth: usize,
-    a: *const f32,
-    row: usize,
-    column: usize,
-    b: *const f32,
-    /// From row to row of b.
-    step: usize,
-    c: *mut f32,
-    width: usize,
-    /// Columns of the last vector.
-    mask: __m256i,
-    /// Whether all of them.
-    whole: bool,
-    accumulate: bool,
-    factor: f32,
-}
 
 /// # Safety
 /// AVX2 and FMA are there; a, right and c hold what [`super::product`] asserts.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn product(
-    [m, n, k]: [usize; 3],
-    (c, width): (&mut [f32], usize),
+    sizes: [usize; 3],
+    c: (&mut [f32], usize),
     accumulate: bool,
     factor: f32,
     a: Matrix<'_>,
     right: Right<'_>,
 ) {
-    let blocks = k.div_ceil(DEPTH).max(1);
-    for block in 0..blocks {
-        let (first, last) = (block * k / blocks, (block + 1) * k / blocks);
-        for column in (0..n).step_by(COLUMNS) {
-            let columns = COLUMNS.min(n - column);
-            let mut row = 0;
-            while row < m {
-                let count = tile_rows(m - row);
-                // SAFETY: all three offsets are to elements of the matrices, by the caller's promise.
-                unsafe {
-                    let tile = Tile {
-                        depth: last - first,
-                        a: a.data.as_ptr().add(row * a.rows + first * a.columns),
-                        row: a.rows,
-                        column: a.columns,
-                        b: right.data().as_ptr().add(right.offset(first, column)),
-                        step: right.step(),
-                        c: c.as_mut_ptr().add(row * width + column),
-                        width,
-                        mask: mask(columns),
-                        whole: columns.is_multiple_of(8),
-                        accumulate: accumulate || block > 0,
-                        factor,
-                    };
-                    match (columns > 8, right.is_packed()) {
-                        (true, true) => layouts::<2, true>(count, &tile),
-                        (false, true) => layouts::<1, true>(count, &tile),
-                        (true, false) => layouts::<2, false>(count, &tile),
-                        (false, false) => layouts::<1, false>(count, &tile),
-                    }
-                }
-                row += count;
+    let kernel = |count: usize, tile: &Tile| {
+        // SAFETY: the features are there, and a tile reaches what it may.
+        unsafe {
+            match (tile.columns > 8, right.is_packed()) {
+                (true, true) => layouts::<2, true>(count, tile),
+                (false, true) => layouts::<1, true>(count, tile),
+                (true, false) => layouts::<2, false>(count, tile),
+                (false, false) => layouts::<1, false>(count, tile),
             }
         }
-    }
-}
-
-/// How many of the remaining rows the next tile takes: the last two tiles share what is left.
-fn tile_rows(left: usize) -> usize {
-    if left > ROWS && left < 2 * ROWS { left.div_ceil(2) } else { left.min(ROWS) }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { tiles::each([ROWS, COLUMNS], sizes, c, (accumulate, factor), a, right, kernel) }
 }
 
 /// The lanes of the last of the vectors that hold `columns`.
@@ -92,11 +46,6 @@ fn mask(columns: usize) -> __m256i {
     let last = (columns - 1) % 8 + 1;
     _mm256_cmpgt_epi32(_mm256_set1_epi32(last as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 }
-
-/// Rows of a one after another, columns one after another, or any strides: known ones need no arithmetic on addresses.
-const ROWS_APART: u8 = 0;
-const COLUMNS_APART: u8 = 1;
-const STRIDED: u8 = 2;
 
 /// # Safety
 /// As [`tile`].
@@ -135,6 +84,7 @@ unsafe fn rows<const N: usize, const PACKED: bool, const LAYOUT: u8>(count: usiz
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile<const M: usize, const N: usize, const PACKED: bool, const LAYOUT: u8>(t: &Tile) {
     let mut acc = [[_mm256_setzero_ps(); N]; M];
+    let (whole, last) = (t.columns.is_multiple_of(8), mask(t.columns));
     let row = if LAYOUT == COLUMNS_APART { 1 } else { t.row };
     let column = if LAYOUT == ROWS_APART { 1 } else { t.column };
     let step = if PACKED { COLUMNS } else { t.step };
@@ -145,7 +95,7 @@ unsafe fn tile<const M: usize, const N: usize, const PACKED: bool, const LAYOUT:
         for _ in 0..t.depth / UNROLL {
             for u in 0..UNROLL {
                 let from = [a.add(u * column), lower.add(u * column)];
-                step_of::<M, N, PACKED>(&mut acc, from, row, b.add(u * step), t.mask);
+                step_of::<M, N, PACKED>(&mut acc, from, row, b.add(u * step), last);
             }
             a = a.wrapping_add(UNROLL * column);
             lower = lower.wrapping_add(UNROLL * column);
@@ -153,18 +103,18 @@ unsafe fn tile<const M: usize, const N: usize, const PACKED: bool, const LAYOUT:
         }
         for u in 0..t.depth % UNROLL {
             let from = [a.add(u * column), lower.add(u * column)];
-            step_of::<M, N, PACKED>(&mut acc, from, row, b.add(u * step), t.mask);
+            step_of::<M, N, PACKED>(&mut acc, from, row, b.add(u * step), last);
         }
         let factor = _mm256_set1_ps(t.factor);
         for (i, acc) in acc.iter().enumerate() {
             for (j, acc) in acc.iter().enumerate() {
                 let place = t.c.add(i * t.width + 8 * j);
-                if t.whole || j + 1 < N {
+                if whole || j + 1 < N {
                     let base = if t.accumulate { _mm256_loadu_ps(place) } else { _mm256_setzero_ps() };
                     _mm256_storeu_ps(place, _mm256_fmadd_ps(*acc, factor, base));
                 } else {
-                    let base = if t.accumulate { _mm256_maskload_ps(place, t.mask) } else { _mm256_setzero_ps() };
-                    _mm256_maskstore_ps(place, t.mask, _mm256_fmadd_ps(*acc, factor, base));
+                    let base = if t.accumulate { _mm256_maskload_ps(place, last) } else { _mm256_setzero_ps() };
+                    _mm256_maskstore_ps(place, last, _mm256_fmadd_ps(*acc, factor, base));
                 }
             }
         }

@@ -2,87 +2,39 @@
 
 use std::{arch::x86_64::*, hint::black_box};
 
-use super::{Matrix, Right};
+use super::{
+    Matrix, Right,
+    tiles::{self, COLUMNS_APART, ROWS_APART, STRIDED, Tile},
+};
 
 /// Rows of the largest tile.
 const ROWS: usize = 14;
 /// Columns of a tile, and of a packed panel.
 const COLUMNS: usize = 32;
-/// Depth of a block: a panel's part of that depth and the tile's rows stay in the first-level cache.
-const DEPTH: usize = 256;
-
-/// Rows of a one after another, columns one after another, or any strides: known ones need less arithmetic on addresses.
-const ROWS_APART: u8 = 0;
-const COLUMNS_APART: u8 = 1;
-const STRIDED: u8 = 2;
-
-/// One tile: `depth` steps of rows of a times a panel, into c.
-struct Tile {
-    depth: usize,
-    a: *const f32,
-    row: usize,
-    column: usize,
-    b: *const f32,
-    /// From row to row of b.
-    step: usize,
-    c: *mut f32,
-    width: usize,
-    /// Columns of the last vector.
-    mask: __mmask16,
-    accumulate: bool,
-    factor: f32,
-}
-
 /// # Safety
 /// AVX-512F is there; a, right and c hold what [`super::product`] asserts.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn product(
-    [m, n, k]: [usize; 3],
-    (c, width): (&mut [f32], usize),
+    sizes: [usize; 3],
+    c: (&mut [f32], usize),
     accumulate: bool,
     factor: f32,
     a: Matrix<'_>,
     right: Right<'_>,
 ) {
-    let blocks = k.div_ceil(DEPTH).max(1);
-    for block in 0..blocks {
-        let (first, last) = (block * k / blocks, (block + 1) * k / blocks);
-        for column in (0..n).step_by(COLUMNS) {
-            let columns = COLUMNS.min(n - column);
-            let mut row = 0;
-            while row < m {
-                let count = tile_rows(m - row);
-                // SAFETY: all three offsets are to elements of the matrices, by the caller's promise.
-                unsafe {
-                    let tile = Tile {
-                        depth: last - first,
-                        a: a.data.as_ptr().add(row * a.rows + first * a.columns),
-                        row: a.rows,
-                        column: a.columns,
-                        b: right.data().as_ptr().add(right.offset(first, column)),
-                        step: right.step(),
-                        c: c.as_mut_ptr().add(row * width + column),
-                        width,
-                        mask: 0xffff >> ((16 - columns % 16) % 16),
-                        accumulate: accumulate || block > 0,
-                        factor,
-                    };
-                    match (columns > 16, right.is_packed()) {
-                        (true, true) => layouts::<2, true>(count, &tile),
-                        (false, true) => layouts::<1, true>(count, &tile),
-                        (true, false) => layouts::<2, false>(count, &tile),
-                        (false, false) => layouts::<1, false>(count, &tile),
-                    }
-                }
-                row += count;
+    let kernel = |count: usize, tile: &Tile| {
+        // SAFETY: the features are there, and a tile reaches what it may.
+        unsafe {
+            match (tile.columns > 16, right.is_packed()) {
+                (true, true) => layouts::<2, true>(count, tile),
+                (false, true) => layouts::<1, true>(count, tile),
+                (true, false) => layouts::<2, false>(count, tile),
+                (false, false) => layouts::<1, false>(count, tile),
             }
         }
-    }
-}
-
-/// How many of the remaining rows the next tile takes: the last two tiles share what is left.
-fn tile_rows(left: usize) -> usize {
-    if left > ROWS && left < 2 * ROWS { left.div_ceil(2) } else { left.min(ROWS) }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { tiles::each([ROWS, COLUMNS], sizes, c, (accumulate, factor), a, right, kernel) }
 }
 
 /// # Safety
@@ -130,6 +82,8 @@ unsafe fn rows<const N: usize, const PACKED: bool, const LAYOUT: u8>(count: usiz
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const M: usize, const N: usize, const PACKED: bool, const LAYOUT: u8>(t: &Tile) {
     let mut acc = [[_mm512_setzero_ps(); N]; M];
+    // The columns of the last vector.
+    let last: __mmask16 = 0xffff >> ((16 - t.columns % 16) % 16);
     let column = if LAYOUT == ROWS_APART { 1 } else { t.column };
     let step = if PACKED { COLUMNS } else { t.step };
     let mut a = if LAYOUT == COLUMNS_APART { Lines::of_distance(t.a, 1) } else { Lines::opaque(t.a, t.row) };
@@ -140,7 +94,7 @@ unsafe fn tile<const M: usize, const N: usize, const PACKED: bool, const LAYOUT:
             let mut panel = [_mm512_setzero_ps(); N];
             for (j, v) in panel.iter_mut().enumerate() {
                 let whole = PACKED || j + 1 < N;
-                *v = if whole { _mm512_loadu_ps(b.add(16 * j)) } else { _mm512_maskz_loadu_ps(t.mask, b.add(16 * j)) };
+                *v = if whole { _mm512_loadu_ps(b.add(16 * j)) } else { _mm512_maskz_loadu_ps(last, b.add(16 * j)) };
             }
             for (i, acc) in acc.iter_mut().enumerate() {
                 let left = _mm512_set1_ps(*a.line(i));
@@ -154,7 +108,7 @@ unsafe fn tile<const M: usize, const N: usize, const PACKED: bool, const LAYOUT:
         let factor = _mm512_set1_ps(t.factor);
         for (i, acc) in acc.iter().enumerate() {
             for (j, acc) in acc.iter().enumerate() {
-                let mask = if j + 1 == N { t.mask } else { 0xffff };
+                let mask = if j + 1 == N { last } else { 0xffff };
                 let place = t.c.add(i * t.width + 16 * j);
                 let base = if t.accumulate { _mm512_maskz_loadu_ps(mask, place) } else { _mm512_setzero_ps() };
                 _mm512_mask_storeu_ps(place, mask, _mm512_fmadd_ps(*acc, factor, base));
