@@ -130,6 +130,7 @@ impl<'a> Trainer<'a> {
             optimizer,
             state: serde_json::to_value(state).map_err(|e| Error::file(run.path(), e))?,
             metadata: store::metadata(&self.config.network(), self.config.size)?,
+            metric: None,
         };
         run.save(self.seen_images, &parts)?;
         Ok(())

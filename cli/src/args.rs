@@ -97,7 +97,7 @@ pub enum Command {
     /// Upload a model with a card
     Push(Push),
     /// Write weights in another layout
-    Convert(Convert),
+    Convert(ConvertCommand),
     /// Show what a file, run, folder or preset is
     Inspect(Inspect),
 }
@@ -113,12 +113,29 @@ pub enum DataCommand {
     Verify(DataVerify),
 }
 
+/// What the settings of `strata train diffusion` can be.
+const TRAIN_DIFFUSION_HELP: &str = "\
+Settings of the three systems, for --set or a file (docs/training.md has them all; `--dry-run` shows the values):
+  parametrization  eps, v, x0, score, velocity, { f = { sigma_data = 0.5 } }
+  schedule         { kind = \"vp-linear\" | \"sub-vp\" | \"ve\" | \"edm\" | \"ldm\" | \"flow\", ... }
+  noise            { kind = \"log-normal\", mean, std }, { kind = \"uniform-time\" }, { kind = \"log-uniform\", min, max }
+  loss             l2, l1, { huber = { delta = 1.0 } }
+  weighting        edm, eps, x0, network, likelihood, { min-snr = { gamma = 5 } }, { soft-min-snr = { gamma = 4 } }
+  log_variance     none, per-step, continuous          variational_weight  0
+  stage_policy     natural, uniform, { probabilities = [...] }
+  lr_schedule      constant, warmup, inverse-sqrt, cosine, ldm-linear, ldm-cosine
+  ema              constant, ldm-warmup, half-life, power      post_hoc.widths  [0.05, 0.1]
+  pictures.augment 0.12 (EDM's augmentation)           micro_batch  images computed at once
+
+Started by torchrun, srun or mpirun, the processes share each step's batch.";
+
 /// Commands that train.
 #[derive(Debug, Subcommand)]
 pub enum TrainCommand {
     /// Train an autoencoder on images; the same command continues an interrupted run
     Autoencoder(TrainAutoencoder),
     /// Train a multistage diffusion model on latents or images; the same command continues an interrupted run
+    #[command(after_help = TRAIN_DIFFUSION_HELP)]
     Diffusion(TrainDiffusion),
 }
 
@@ -151,6 +168,10 @@ fn parse_minutes(text: &str) -> Result<f64, String> {
     }
 }
 
+fn parse_hours(text: &str) -> Result<f64, String> {
+    parse_minutes(text).map_err(|_| "expected a number of hours above 0".to_string())
+}
+
 /// Where settings come from, beside the flags: defaults < preset < file < `--set` < flags.
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
@@ -175,9 +196,19 @@ pub struct Settings {
     /// Keep less memory and compute more: a block's activations are computed anew in the backward pass
     #[arg(long)]
     pub checkpoint_activations: bool,
-    /// Save and stop after this long
+    /// Save and stop after this long; the same command goes on
     #[arg(long, value_name = "MINUTES", value_parser = parse_minutes)]
     pub max_minutes: Option<f64>,
+    /// The same in hours, for batch systems: ends with exit code 0
+    #[arg(long, value_name = "HOURS", value_parser = parse_hours, conflicts_with = "max_minutes")]
+    pub max_hours: Option<f64>,
+}
+
+impl Settings {
+    /// The wall-clock limit in minutes.
+    pub fn limit_minutes(&self) -> Option<f64> {
+        self.max_minutes.or(self.max_hours.map(|hours| 60.0 * hours))
+    }
 }
 
 /// `strata train autoencoder`
@@ -281,6 +312,16 @@ pub struct TrainDiffusion {
     /// The autoencoder of the latents, kept in the run so that it can sample on its own [default: where they were made]
     #[arg(long, value_name = "RUN|FILE", conflicts_with = "data")]
     pub autoencoder: Option<PathBuf>,
+    /// Begin with the weights of another model: what the stages share, and its decoders, of which a single one becomes all of them.
+    /// Tensors of other shapes, as in wider or narrower decoders, begin anew
+    #[arg(long, value_name = "RUN|FILE")]
+    pub warm_start: Option<PathBuf>,
+    /// Train these stages alone, counted from 1; the other decoders are frozen [default: all together]
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    pub stages: Vec<usize>,
+    /// Freeze a part: encoder (all that the stages share), decoders, or the beginning of parameters' names
+    #[arg(long, value_name = "PART,PART", value_delimiter = ',')]
+    pub freeze: Vec<String>,
     /// Where the settings come from.
     #[command(flatten)]
     pub settings: Settings,
@@ -320,7 +361,43 @@ pub struct Decode {
     pub tile: Option<usize>,
 }
 
-/// `strata convert`
+/// `strata convert`: weights, or averages.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct ConvertCommand {
+    /// What else can be made.
+    #[command(subcommand)]
+    pub ema: Option<ConvertEmaCommand>,
+    /// Weights in another layout.
+    #[command(flatten)]
+    pub weights: Option<Convert>,
+}
+
+/// What `strata convert` makes beside other layouts.
+#[derive(Debug, Subcommand)]
+pub enum ConvertEmaCommand {
+    /// Weights averaged over any part of a training, afterwards: from the averages that a run with `post_hoc.widths` has stored
+    Ema(ConvertEma),
+}
+
+/// `strata convert ema`
+#[derive(Debug, Args)]
+pub struct ConvertEma {
+    /// The run directory of the training
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// A file NAME.safetensors, or a folder to sample from
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// Width of the average, as its standard deviation in time relative to the length of the training (EDM2: 0.05 to 0.25)
+    #[arg(long, value_name = "WIDTH")]
+    pub sigma_rel: f64,
+    /// At so many images [default: the newest stored average]
+    #[arg(long, value_name = "N")]
+    pub at_images: Option<u64>,
+}
+
+/// `strata convert IN OUT`
 #[derive(Debug, Args)]
 pub struct Convert {
     /// An autoencoder or a diffusion model of Strata or diffusers (run, folder or file), a published diffusion model (a snapshot of

@@ -46,6 +46,13 @@ impl Progress for Bars {
             bar.abandon();
         }
     }
+
+    fn note(&self, text: &str) {
+        match lock(&self.0).as_ref() {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
 }
 
 /// A line at the beginning, every ten seconds, and at the end.
@@ -91,6 +98,10 @@ impl Progress for Lines {
         if let Some(task) = lock(&self.0).take() {
             eprintln!("{} in {:.1} s", task.line(), task.began.elapsed().as_secs_f64());
         }
+    }
+
+    fn note(&self, text: &str) {
+        eprintln!("{text}");
     }
 }
 

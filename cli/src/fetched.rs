@@ -7,7 +7,7 @@ use serde_json::Value;
 use strata_hub::{Client, Error, Kind, Repository, Settings, Spec, Wanted, pull, pull_file};
 
 use crate::{
-    args::{Command, Compared, Convert, DataCommand, EvalCommand, TrainCommand, Weights},
+    args::{Command, Compared, Convert, ConvertCommand, DataCommand, EvalCommand, TrainCommand, Weights},
     bars::Downloads,
     context::Context,
     hint::hinted,
@@ -25,7 +25,7 @@ pub fn resolve(command: &mut Command, context: &Context) -> anyhow::Result<()> {
     let data = |text: &mut String| of_text(text, Kind::Dataset, context);
     let sets = |sets: &mut Vec<String>| sets.iter_mut().try_for_each(|set| of_setting(set, context));
     match command {
-        Command::Demo(_) | Command::Pull(_) => Ok(()),
+        Command::Demo(_) | Command::Pull(_) | Command::Convert(ConvertCommand { weights: None, .. }) => Ok(()),
         Command::Data(DataCommand::Inspect(args)) => data(&mut args.data),
         Command::Data(DataCommand::Convert(args)) => data(&mut args.data),
         Command::Data(DataCommand::Verify(args)) => of_path(&mut args.latents, Kind::Dataset, context),
@@ -36,7 +36,7 @@ pub fn resolve(command: &mut Command, context: &Context) -> anyhow::Result<()> {
         Command::Train(TrainCommand::Diffusion(args)) => {
             args.data.iter_mut().try_for_each(data)?;
             args.latents.iter_mut().try_for_each(|path| of_path(path, Kind::Dataset, context))?;
-            args.autoencoder.iter_mut().try_for_each(model)?;
+            args.autoencoder.iter_mut().chain(&mut args.warm_start).try_for_each(model)?;
             sets(&mut args.settings.set)
         }
         Command::Encode(args) => {
@@ -59,7 +59,7 @@ pub fn resolve(command: &mut Command, context: &Context) -> anyhow::Result<()> {
             args.autoencoder.iter_mut().try_for_each(model)
         }
         Command::Eval(command) => eval(command, context),
-        Command::Convert(Convert { input, autoencoder, text_encoder, .. }) => {
+        Command::Convert(ConvertCommand { weights: Some(Convert { input, autoencoder, text_encoder, .. }), .. }) => {
             model(input)?;
             [autoencoder, text_encoder].into_iter().flatten().try_for_each(model)
         }

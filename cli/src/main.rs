@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command, DataCommand, EvalCommand, Metric, TrainCommand};
+use args::{Cli, Command, ConvertCommand, ConvertEmaCommand, DataCommand, EvalCommand, Metric, TrainCommand};
 use commands::eval::Asked;
 use context::Context;
 
@@ -83,7 +83,9 @@ fn run(mut cli: Cli) -> anyhow::Result<Outcome> {
         Command::Eval(command) => eval(command, &context),
         Command::Pull(args) => commands::pull::run(args, &context),
         Command::Push(args) => commands::push::run(args, &context),
-        Command::Convert(args) => commands::convert::run(args, &context),
+        Command::Convert(ConvertCommand { ema: Some(ConvertEmaCommand::Ema(args)), .. }) => commands::convert_ema::run(args),
+        Command::Convert(ConvertCommand { weights: Some(args), .. }) => commands::convert::run(args, &context),
+        Command::Convert(ConvertCommand { weights: None, .. }) => anyhow::bail!("IN and OUT are needed"),
         Command::Inspect(args) => commands::inspect::run(args, &context),
     }
 }

@@ -10,18 +10,19 @@ use crate::{Error, Result};
 /// Pictures up to this size are decoded once and kept.
 const MEMORY_BYTES: usize = 1 << 30;
 
-/// Square pictures in a seeded order without end, for one process. What is at a position is a function of the data set, the
+/// Square pictures in a seeded order without end. What is at a position is a function of the data set, the
 /// options and the position alone.
 pub struct PictureStream(Place);
 
 enum Place {
-    Memory { pictures: Prepared, order: Order, seed: u64, flip: bool },
+    Memory { pictures: Box<Prepared>, order: Order, options: LoaderOptions },
     Disk { loader: Box<ImageLoader>, batch: usize },
 }
 
 impl PictureStream {
     /// The pictures of `data` at `indices`. `on_progress` is told how many are decoded, where they are decoded ahead.
-    /// `options.start` is the position of the first picture, for a run that goes on; all ranks see the same pictures.
+    /// `options.start` is the position of the first picture, for a run that goes on; of `options.ranks` processes each takes every
+    /// so-manyth picture.
     ///
     /// Errors if there are none, or more of them than tolerated are unusable.
     pub fn new(
@@ -43,10 +44,10 @@ impl PictureStream {
         }
         let pictures = prepare(data, indices, &transform, options.max_bad, on_progress)?;
         let order = Order::new(pictures.len(), options.seed);
-        Ok(Self(Place::Memory { pictures, order, seed: options.seed, flip: options.flip }))
+        Ok(Self(Place::Memory { pictures: Box::new(pictures), order, options }))
     }
 
-    /// The `n` pictures from `position` on. From disk, each call goes on where the last one ended, with batches of the options'
+    /// The `n` pictures of this process from `position`, which is counted over all processes, on. From disk, each call goes on where the last one ended, with batches of the options'
     /// size. Errors if that is not so, or once more pictures than tolerated were unusable.
     pub fn batch(&mut self, position: u64, n: usize) -> Result<ImageBatch> {
         match &mut self.0 {
@@ -58,11 +59,11 @@ impl PictureStream {
                     false => Err(Error::argument("position", batch.position.to_string(), position)),
                 }
             }
-            Place::Memory { pictures, order, seed, flip } => {
+            Place::Memory { pictures, order, options } => {
                 let mut out = ImageBatch { pixels: Vec::new(), labels: Vec::new(), indices: Vec::new(), position };
-                for at in position..position + n as u64 {
+                for at in (0..n).map(|k| position + (k * options.ranks + options.rank) as u64) {
                     let i = order.at(at);
-                    let mirrored = *flip && is_mirrored(*seed, at);
+                    let mirrored = options.flip && is_mirrored(options.seed, at);
                     extend(&mut out.pixels, pictures.image(i), pictures.size, mirrored);
                     out.labels.push(pictures.labels[i]);
                     out.indices.push(pictures.indices[i]);
@@ -91,14 +92,16 @@ mod tests {
     fn memory_and_disk_give_the_same_pictures() -> Result<()> {
         let data = Dataset::open("emoji", &DatasetOptions::default())?;
         let (indices, transform): (Vec<usize>, _) = ((0..9).collect(), Transform::new(8));
-        let options = LoaderOptions { batch: 5, seed: 3, flip: true, start: 10, ..LoaderOptions::default() };
-        let mut memory = PictureStream::new(&data, &indices, transform, options.clone(), &|_| ())?;
-        let loader = Box::new(ImageLoader::new(&data, indices, transform, options)?);
-        let mut disk = PictureStream(Place::Disk { loader, batch: 5 });
-        for position in [10, 15, 20] {
-            assert_eq!(memory.batch(position, 5)?, disk.batch(position, 5)?);
+        for (rank, ranks) in [(0, 1), (1, 2)] {
+            let options = LoaderOptions { batch: 5, seed: 3, flip: true, start: 10, rank, ranks, ..LoaderOptions::default() };
+            let mut memory = PictureStream::new(&data, &indices, transform, options.clone(), &|_| ())?;
+            let loader = Box::new(ImageLoader::new(&data, indices.clone(), transform, options)?);
+            let mut disk = PictureStream(Place::Disk { loader, batch: 5 });
+            for position in (0..3).map(|i| 10 + 5 * i * ranks as u64) {
+                assert_eq!(memory.batch(position, 5)?, disk.batch(position, 5)?);
+            }
+            assert!(disk.batch(99, 5).is_err() && disk.batch(30, 4).is_err());
         }
-        assert!(disk.batch(99, 5).is_err() && disk.batch(30, 4).is_err());
         Ok(())
     }
 }

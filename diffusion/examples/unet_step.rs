@@ -10,7 +10,7 @@ use std::time::Instant;
 use candle_core::Device;
 use strata_diffusion::{
     model::{LatentScaling, Model, ModelConfig},
-    training::{Batch, DiffusionTraining, sample_losses},
+    training::{Batch, DiffusionTraining, Objective},
 };
 use strata_nn::random::Key;
 use strata_training::{
@@ -40,15 +40,26 @@ fn step(preset: &str, [side, batch, steps]: [usize; 3], stage: Option<usize>, re
     model.checkpoint_activations(recompute);
     let mut optimizer = Optimizer::new(model.store().trainable(), config.optimizer)?;
     let mut ema = Ema::new(model.store(), config.ema)?;
+    let objective = Objective::new(&config, &Device::Cpu)?;
     let mut seconds = Vec::new();
     for i in 0..=steps {
         let x0 = Key::new(0, "x0").step(i as u64).normal_tensor((batch, channels, side, side), &Device::Cpu)?;
         let eps = Key::new(0, "eps").step(i as u64).normal_tensor(x0.shape(), &Device::Cpu)?;
         let sigma = sigma_of(&config.boundaries, stage.unwrap_or(i % model.stages()));
         let labels = vec![(model.config().classes > 0).then_some(1); batch];
-        let data = Batch { x0, eps, sigmas: vec![sigma; batch], labels, attributes: Vec::new(), context: None, images: None };
+        let data = Batch {
+            x0,
+            eps,
+            sigmas: vec![sigma; batch],
+            labels,
+            attributes: Vec::new(),
+            context: None,
+            augment: None,
+            images: None,
+        };
         let start = Instant::now();
-        let grads = sample_losses(&model, &config, &data, Key::new(0, "dropout").step(i as u64))?.mean(0)?.backward()?;
+        let losses = objective.losses(&model, &data, Some(Key::new(0, "dropout").step(i as u64)))?;
+        let grads = losses.objective.mean(0)?.backward()?;
         let options = StepOptions { lr_multiplier: 1.0, max_grad_norm: Some(1.0) };
         optimizer.step_and_average(&grads, options, &mut ema, batch as u64)?;
         drop(grads);

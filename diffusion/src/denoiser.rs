@@ -110,6 +110,14 @@ pub struct Preconditioning {
 }
 
 impl Parametrization {
+    /// The standard deviation of the data that it assumes.
+    pub fn sigma_data(self) -> f64 {
+        match self {
+            Self::F { sigma_data } => sigma_data,
+            _ => 1.0,
+        }
+    }
+
     /// The four coefficients at a noise level sigma > 0 of a schedule.
     pub fn at(self, schedule: &Schedule, sigma: f64) -> Preconditioning {
         let (s, var) = (schedule.scale(sigma), sigma * sigma);

@@ -9,7 +9,7 @@
 //! - [`denoiser`], [`guidance`], [`masked`]: the one contract, x0 from `x0 + sigma eps`, and what adapts to it.
 //! - [`evaluation`]: FID, KID, precision and recall, and what they are measured from.
 //! - [`import`]: models from published checkpoints.
-//! - [`noise`], [`training`]: which noise levels are learned, and the training loop.
+//! - [`noise`], [`weighting`], [`training`]: which noise levels are learned, with what weight, and the training loop.
 //! - [`sampler`], [`sampling`]: solvers as free functions; seeds and classes in, latents out.
 
 pub mod denoiser;
@@ -29,5 +29,6 @@ pub mod schedule_posterior;
 pub mod stages;
 pub mod training;
 pub mod unet;
+pub mod weighting;
 
 pub use error::{Error, Result};

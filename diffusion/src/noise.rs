@@ -1,4 +1,4 @@
-//! Which noise levels training draws, how often, and with what weight.
+//! Which noise levels training draws, and how often.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,15 +8,23 @@ use crate::{Error, Result, schedule::Schedule};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum NoiseDistribution {
-    /// `ln sigma ~ N(mean, std²)` (Karras et al. 2022, Table 1).
+    /// `ln sigma ~ N(mean, std²)` (Karras et al. 2022, Table 1). For a rectified flow, whose t has the logit ln sigma, this is the
+    /// logit-normal distribution (Esser et al. 2024: mean 0, std 1).
     LogNormal {
         /// Mean of ln sigma. EDM: -1.2 for pixels with sigma_data 0.5, which is -0.5 for unit variance.
         mean: f64,
         /// Standard deviation of ln sigma. EDM: 1.2.
         std: f64,
     },
-    /// The schedule's own time, uniform (Ho et al. 2020; Song et al. 2021).
+    /// The schedule's own time, or its index, uniform (Ho et al. 2020; Song et al. 2021).
     UniformTime,
+    /// `ln sigma` uniform between two noise levels.
+    LogUniform {
+        /// The smallest sigma.
+        min: f64,
+        /// The largest sigma.
+        max: f64,
+    },
 }
 
 impl Default for NoiseDistribution {
@@ -31,6 +39,7 @@ impl NoiseDistribution {
         match *self {
             Self::LogNormal { mean, std } => (mean + std * inverse_normal(u)).exp(),
             Self::UniformTime => schedule.sigma_from_uniform(u),
+            Self::LogUniform { min, max } => min * (max / min).powf(u),
         }
     }
 
@@ -39,6 +48,7 @@ impl NoiseDistribution {
         match *self {
             Self::LogNormal { mean, std } => normal_cdf((sigma.ln() - mean) / std),
             Self::UniformTime => uniform_time_cdf(schedule, sigma).clamp(0.0, 1.0),
+            Self::LogUniform { min, max } => ((sigma / min).ln() / (max / min).ln()).clamp(0.0, 1.0),
         }
     }
 
@@ -49,28 +59,10 @@ impl NoiseDistribution {
             Self::LogNormal { mean, std } if !(mean.is_finite() && std > 0.0) => {
                 Err(Error::Config(format!("`noise`: expected a finite mean and a std above 0, got {mean} and {std}")))
             }
+            Self::LogUniform { min, max } if !(min > 0.0 && max > min && max.is_finite()) => {
+                Err(Error::Config(format!("`noise`: expected 0 < min < max, both finite, got {min} and {max}")))
+            }
             _ => Ok(()),
-        }
-    }
-}
-
-/// How a sample's squared error in x0 is weighted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Weighting {
-    /// `(sigma² + sigma_data²) / (sigma sigma_data)²` (Karras et al. 2022): the network's own error, unweighted, under EDM.
-    #[default]
-    Edm,
-    /// `1 / sigma²`: the error in eps, unweighted (Ho et al. 2020).
-    Eps,
-}
-
-impl Weighting {
-    /// The weight at `sigma`.
-    pub fn weight(self, sigma: f64, sigma_data: f64) -> f64 {
-        match self {
-            Self::Edm => (sigma * sigma + sigma_data * sigma_data) / (sigma * sigma_data).powi(2),
-            Self::Eps => 1.0 / (sigma * sigma),
         }
     }
 }
@@ -130,14 +122,27 @@ impl NoiseSampler {
                 100.0 * p
             );
         }
-        let cumulative = probabilities
-            .iter()
-            .scan(0.0, |sum, p| {
-                *sum += p;
-                Some(*sum)
-            })
-            .collect();
+        let cumulative = cumulative(probabilities);
         Ok(Self { distribution, schedule: schedule.clone(), boundaries: boundaries.to_vec(), cumulative, edges })
+    }
+
+    /// The same, of the stages alone whose numbers (from 0) are given; all of them where none is.
+    ///
+    /// # Errors
+    /// If there is no such stage, or the policy draws none of them.
+    pub fn restricted_to(mut self, stages: &[usize]) -> Result<Self> {
+        let all = self.probabilities();
+        if let Some(stage) = stages.iter().find(|stage| **stage >= all.len()) {
+            return Err(Error::Config(format!("stage {}: expected one of 1 to {}", stage + 1, all.len())));
+        }
+        let kept = |(stage, p): (usize, f64)| if stages.is_empty() || stages.contains(&stage) { p } else { 0.0 };
+        let probabilities: Vec<f64> = all.into_iter().enumerate().map(kept).collect();
+        let sum: f64 = probabilities.iter().sum();
+        if sum <= 0.0 {
+            return Err(Error::Config("the stages that are to be trained are never drawn: see `stage_policy`".into()));
+        }
+        self.cumulative = cumulative(probabilities.iter().map(|p| p / sum));
+        Ok(self)
     }
 
     /// The sigma of a draw `u` uniform in [0, 1).
@@ -193,6 +198,15 @@ pub fn check_boundaries(boundaries: &[f64]) -> Result<()> {
     Err(Error::Config(format!("stage boundaries: expected sigmas above 0, each larger than the one before, got {boundaries:?}")))
 }
 
+/// Running sums.
+fn cumulative(probabilities: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    let add = |sum: &mut f64, p: f64| {
+        *sum += p;
+        Some(*sum)
+    };
+    probabilities.into_iter().scan(0.0, add).collect()
+}
+
 /// The inverse of [`Schedule::sigma_from_uniform`].
 fn uniform_time_cdf(schedule: &Schedule, sigma: f64) -> f64 {
     match schedule {
@@ -236,8 +250,11 @@ fn inverse_normal(u: f64) -> f64 {
 mod tests {
     use super::*;
 
-    const DISTRIBUTIONS: [NoiseDistribution; 2] =
-        [NoiseDistribution::LogNormal { mean: -0.5, std: 1.2 }, NoiseDistribution::UniformTime];
+    const DISTRIBUTIONS: [NoiseDistribution; 3] = [
+        NoiseDistribution::LogNormal { mean: -0.5, std: 1.2 },
+        NoiseDistribution::UniformTime,
+        NoiseDistribution::LogUniform { min: 0.01, max: 50.0 },
+    ];
 
     #[test]
     fn quantile_and_cdf_are_inverse() {
@@ -274,6 +291,21 @@ mod tests {
                 }
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_stage_alone_is_drawn_as_it_would_be_among_others() -> Result<()> {
+        let d = NoiseDistribution::default();
+        let all = NoiseSampler::new(d, &Schedule::vp(), &[0.5, 2.5], &StagePolicy::Natural)?;
+        let second = all.clone().restricted_to(&[1])?;
+        assert_eq!(second.probabilities(), [0.0, 1.0, 0.0]);
+        let p = all.probabilities();
+        for u in [0.0, 0.3, 0.999] {
+            assert!((second.sigma(u) - all.sigma(p[0] + u * p[1])).abs() < 1e-9, "{u}");
+        }
+        assert_eq!(all.clone().restricted_to(&[])?.probabilities(), p);
+        assert!(all.restricted_to(&[3]).is_err());
         Ok(())
     }
 

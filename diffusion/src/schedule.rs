@@ -200,12 +200,70 @@ impl Schedule {
             }
         }
     }
+
+    /// d ln sigma / du at `sigma`, where u is what [`Self::sigma_from_uniform`] takes (but for the part of the times below `t_min`).
+    pub fn log_sigma_slope(&self, sigma: f64) -> f64 {
+        let beta = |beta_min: f64, beta_max: f64| beta_min + (beta_max - beta_min) * self.t(sigma);
+        match *self {
+            Self::VpLinear { beta_min, beta_max, .. } => 0.5 * beta(beta_min, beta_max) * (1.0 + sigma.powi(-2)),
+            Self::SubVp { beta_min, beta_max, .. } => 0.5 * beta(beta_min, beta_max) * (1.0 + 4.0 * sigma.powi(-2)).sqrt(),
+            Self::Ve { sigma_min, sigma_max } | Self::Edm { sigma_min, sigma_max } => (sigma_max / sigma_min).ln(),
+            Self::Ldm(ref discrete) => {
+                let (before, at) = discrete.step_before(sigma);
+                (at / before).ln() * discrete.len() as f64
+            }
+            Self::Flow { .. } => (1.0 + sigma).powi(2) / sigma,
+        }
+    }
+
+    /// What the squared error in x0 at `sigma` contributes to the variational bound: half of what the signal-to-noise ratio loses in
+    /// a step of a discrete schedule, or in a unit of time of a continuous one (Kingma et al. 2021). The first step, which is the
+    /// likelihood of the data, counts as the second.
+    pub fn variational_weight(&self, sigma: f64) -> f64 {
+        match self {
+            Self::Ldm(discrete) => {
+                let (before, at) = discrete.step_before(sigma);
+                0.5 * (before.powi(-2) - at.powi(-2))
+            }
+            _ => self.log_sigma_slope(sigma) / (sigma * sigma),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn the_slope_is_the_derivative() {
+        for name in Schedule::NAMES {
+            let schedule: Schedule = name.parse().unwrap();
+            for u in [0.2, 0.5, 0.8] {
+                // A discrete schedule is constant between its steps.
+                let h = if name == "ldm" { 0.5e-3 } else { 1e-6 };
+                let [below, at, above] = [u - h, u, u + h].map(|u| schedule.sigma_from_uniform(u));
+                let slope = (above / below).ln() / (2.0 * h);
+                let got = schedule.log_sigma_slope(at);
+                assert!((got / slope - 1.0).abs() < 3e-3, "{name} at {u}: {got}, expected {slope}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_variational_weight_of_eps_is_the_published_one() {
+        let schedule: Schedule = "ldm".parse().unwrap();
+        let betas = crate::schedule_discrete::DiscreteConfig::default().betas().unwrap();
+        let alpha_bar = crate::schedule_discrete::alphas_cumprod(&betas);
+        for i in [1, 10, 700] {
+            // beta² / (2 posterior_variance alpha (1 - alpha_bar)) of Ho et al. 2020.
+            let posterior = betas[i] * (1.0 - alpha_bar[i - 1]) / (1.0 - alpha_bar[i]);
+            let expected = betas[i].powi(2) / (2.0 * posterior * (1.0 - betas[i]) * (1.0 - alpha_bar[i]));
+            let sigma = ((1.0 - alpha_bar[i]) / alpha_bar[i]).sqrt();
+            let got = schedule.variational_weight(sigma) * sigma * sigma;
+            assert!((got / expected - 1.0).abs() < 1e-6, "{i}: {got}, expected {expected}");
+        }
+    }
 
     #[test]
     fn t_inverts_sigma() {

@@ -136,6 +136,12 @@ impl Default for Discrete {
 }
 
 impl Discrete {
+    /// The noise level of the index before that of `sigma`, and of that index itself; the first index counts as the second.
+    pub fn step_before(&self, sigma: f64) -> (f64, f64) {
+        let at = self.sigmas.partition_point(|s| *s < sigma * (1.0 - 1e-12)).clamp(1, self.sigmas.len() - 1);
+        (self.sigmas[at - 1], self.sigmas[at])
+    }
+
     /// The schedule of a configuration. Errors as [`DiscreteConfig::betas`].
     pub fn new(config: DiscreteConfig) -> Result<Self> {
         Ok(Self { config, ..Self::from_alphas_cumprod(&alphas_cumprod(&config.betas()?)) })

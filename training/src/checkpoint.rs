@@ -31,6 +31,8 @@ pub struct CheckpointParts {
     pub optimizer: Vec<(String, Tensor)>,
     /// The caller's own counters and settings.
     pub state: serde_json::Value,
+    /// How good it is, the lower the better, where that is known.
+    pub metric: Option<f64>,
     /// Text for the header of `model.safetensors` and `ema.safetensors`, for example the network's configuration.
     pub metadata: BTreeMap<String, String>,
 }
@@ -79,6 +81,8 @@ struct Manifest {
     format_version: u32,
     seen_images: u64,
     files: BTreeMap<String, FileRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    metric: Option<f64>,
     state: serde_json::Value,
 }
 
@@ -140,7 +144,8 @@ fn write_parts(hidden: &Path, seen_images: u64, parts: &CheckpointParts) -> Resu
         let bytes = fs::metadata(&path).map_err(|e| Error::file(&path, e))?.len();
         files.insert(part.file_name().to_string(), FileRecord { bytes, sha256: sha256_file(&path)? });
     }
-    let manifest = Manifest { format_version: FORMAT_VERSION, seen_images, files, state: parts.state.clone() };
+    let manifest =
+        Manifest { format_version: FORMAT_VERSION, seen_images, files, metric: parts.metric, state: parts.state.clone() };
     let path = hidden.join("state.json");
     let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::file(&path, e))?;
     Ok(weights::write_atomic(&path, text.as_bytes())?)
@@ -191,6 +196,7 @@ pub fn read(path: &Path, device: &Device) -> Result<CheckpointParts> {
         ema: sorted(part(Part::Ema)?),
         optimizer: sorted(part(Part::Optimizer)?),
         state: manifest.state,
+        metric: manifest.metric,
     })
 }
 
@@ -216,6 +222,14 @@ pub fn recorded_sha256(path: &Path, part: Part) -> Result<Option<String>> {
 /// A damaged `state.json`.
 pub fn read_state(path: &Path) -> Result<serde_json::Value> {
     Ok(manifest(path)?.state)
+}
+
+/// How good a checkpoint is, where that was known.
+///
+/// # Errors
+/// A damaged `state.json`.
+pub fn read_metric(path: &Path) -> Result<Option<f64>> {
+    Ok(manifest(path)?.metric)
 }
 
 fn manifest(path: &Path) -> Result<Manifest> {

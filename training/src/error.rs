@@ -8,6 +8,9 @@ pub enum Error {
     /// A value that cannot be used.
     #[error("{0}")]
     Config(String),
+    /// The processes that train together cannot go on.
+    #[error("the ranks of this run: {0}")]
+    Peers(String),
     /// A configuration key that does not exist.
     #[error("unknown key `{key}` in {origin}{}; known here: {}", hint(nearest.as_deref()), known.join(", "))]
     UnknownKey {
@@ -61,8 +64,8 @@ pub enum Error {
         /// The newest complete checkpoint before it.
         previous: Option<PathBuf>,
     },
-    /// A checkpoint that could not be written.
-    #[error("cannot save checkpoint {}: {message}; {}", path.display(), kept_words(kept.as_ref()))]
+    /// A checkpoint, or another file of a run, that could not be written.
+    #[error("cannot save {}: {message}; {}", path.display(), kept_words(kept.as_ref()))]
     Save {
         /// Where it should have been.
         path: PathBuf,

@@ -1,4 +1,4 @@
-//! Hashes of files.
+//! Hashes of files, and folders.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -27,6 +27,14 @@ pub fn sha256_file(path: impl AsRef<Path>) -> Result<String> {
 /// The SHA-256 of bytes, 64 lower-case hexadecimal digits.
 pub fn sha256_bytes(data: &[u8]) -> String {
     format!("{:x}", Sha256::digest(data))
+}
+
+/// Creates a folder in one that is there: a run directory that was removed does not come back.
+pub(crate) fn create_folder(path: &Path) -> Result<()> {
+    match std::fs::create_dir(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(Error::file(path, e)),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

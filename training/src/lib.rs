@@ -2,13 +2,15 @@
 //!
 //! - [`optimizer`]: AdamW and Adam with groups, clipping and the skipping of broken steps; [`gradients`]: norms, clipping
 //!   and sanitising of plain tensors.
-//! - [`ema`]: averages of the parameters; [`power_ema`]: power-function profiles and their post-hoc reconstruction.
+//! - [`ema`]: averages of the parameters; [`power_ema`], [`post_hoc`]: power-function profiles, what is kept of them in
+//!   training, and averages of any width afterwards.
 //! - [`lr_schedule`]: the learning rate over images and steps.
 //! - [`run`]: the run directory, with a lock, a log and atomic checkpoints ([`checkpoint`]).
 //! - [`settings`]: defaults < preset < file < `--set` < flags, with errors that name the key.
 //! - [`progress`]: what a library tells its caller while it works, and how the caller stops it; [`stopwatch`]: seconds
 //!   per step.
-//! - [`tensorboard`]: event files of scalars.
+//! - [`peers`], [`ranks`]: processes that train one model together.
+//! - [`tensorboard`]: event files of scalars; [`run`] writes one of its log.
 //!
 //! ```
 //! use candle_core::Device;
@@ -40,7 +42,10 @@ pub mod files;
 pub mod gradients;
 mod host;
 pub mod lr_schedule;
+pub mod memory;
 pub mod optimizer;
+pub mod peers;
+pub mod post_hoc;
 pub mod power_ema;
 pub mod progress;
 pub mod ranks;
@@ -57,6 +62,7 @@ pub use error::{Error, Result};
 pub use files::{sha256_bytes, sha256_file};
 pub use lr_schedule::LrSchedule;
 pub use optimizer::{AdamWConfig, Group, Optimizer, StepOptions, StepReport};
+pub use peers::Peers;
 pub use progress::{Interrupt, NoProgress, Progress};
 pub use ranks::Ranks;
 pub use run::RunDir;

@@ -13,6 +13,8 @@ pub trait Progress: Send + Sync {
     fn advance(&self, done: u64, message: &str);
     /// The task ends, whether or not the total was reached.
     fn finish(&self);
+    /// A line that stays, about what is done.
+    fn note(&self, _text: &str) {}
 }
 
 /// Progress that nobody watches.

@@ -4,6 +4,7 @@
 //! run.toml        what kind of run this is
 //! config.toml     the resolved configuration, which `--config` takes again
 //! stats.jsonl     the log
+//! events/         the same for TensorBoard
 //! samples/
 //! checkpoints/<images seen>/
 //! lock            held by the process that trains here
@@ -27,6 +28,7 @@ use crate::{
     checkpoint::{self, TEMPORARY},
     settings::first_difference,
     stats::{self, Stats},
+    tensorboard::Events,
 };
 
 const FORMAT_VERSION: u32 = 1;
@@ -39,12 +41,14 @@ pub struct Keep {
     pub last: usize,
     /// Besides, the first one at or after each multiple of so many images; 0: none.
     pub every_images: u64,
+    /// Besides, the one of the lowest metric.
+    pub best: bool,
 }
 
 impl Default for Keep {
     /// Two: should the newest be damaged on disk, one is left.
     fn default() -> Self {
-        Self { last: 2, every_images: 0 }
+        Self { last: 2, every_images: 0, best: false }
     }
 }
 
@@ -63,6 +67,7 @@ pub struct RunDir {
     path: PathBuf,
     keep: Keep,
     stats: Stats,
+    events: Events,
     _lock: File,
 }
 
@@ -108,7 +113,8 @@ impl RunDir {
         remove_leftovers(&folder);
         let seen_images = checkpoint::list(&folder).last().map_or(0, |c| c.0);
         let stats = Stats::open(path.join("stats.jsonl"), seen_images)?;
-        Ok(Self { path, keep: Keep::default(), stats, _lock: lock })
+        let events = Events::new(&path, seen_images);
+        Ok(Self { path, keep: Keep::default(), stats, events, _lock: lock })
     }
 
     /// Sets which checkpoints stay.
@@ -149,17 +155,23 @@ impl RunDir {
     /// [`Error::Save`], for example when the disk is full or the directory was removed, with the checkpoint that is left.
     pub fn save(&self, seen_images: u64, parts: &CheckpointParts) -> Result<PathBuf> {
         let folder = self.path.join("checkpoints");
-        let saved = checkpoint::write(&folder, seen_images, parts).map_err(|e| Error::Save {
-            path: folder.join(checkpoint::folder_name(seen_images)),
-            message: if folder.is_dir() { e.to_string() } else { "the run directory was removed".to_string() },
-            kept: self.latest().map(|c| c.1),
-        })?;
-        for path in superseded(&self.checkpoints(), self.keep) {
+        let path = folder.join(checkpoint::folder_name(seen_images));
+        let saved = checkpoint::write(&folder, seen_images, parts).map_err(|e| self.failed(path, &e))?;
+        let all = self.checkpoints();
+        let best = if self.keep.best { best(&all) } else { None };
+        for path in superseded(&all, self.keep).into_iter().filter(|path| Some(path) != best.as_ref()) {
             if let Err(e) = checkpoint::remove(&path) {
                 tracing::warn!("cannot remove the old checkpoint {}: {e}", path.display());
             }
         }
         Ok(saved)
+    }
+
+    /// The error of a file in the directory that could not be written, with the checkpoint that is left.
+    pub fn failed(&self, path: PathBuf, e: &Error) -> Error {
+        let there = self.path.join("checkpoints").is_dir();
+        let message = if there { e.to_string() } else { "the run directory was removed".to_string() };
+        Error::Save { path, message, kept: self.latest().map(|c| c.1) }
     }
 
     /// Reads a checkpoint of [`Self::checkpoints`] onto `device`.
@@ -199,17 +211,23 @@ impl RunDir {
         }
         if !refused.is_empty() {
             self.stats = Stats::open(self.path.join("stats.jsonl"), seen_images)?;
+            self.events = Events::new(&self.path, seen_images);
         }
         Ok(())
     }
 
-    /// Appends a record, an object with `seen_images`, to `stats.jsonl`.
+    /// Appends a record, an object with `seen_images`, to `stats.jsonl`, and its numbers to the event file.
     ///
     /// # Errors
     /// A record without `seen_images`; those of the file system.
     #[allow(clippy::needless_pass_by_value, reason = "callers build the record with json!")]
     pub fn log(&mut self, record: Value) -> Result<()> {
-        self.stats.log(&record)
+        self.stats.log(&record).map_err(|e| match e {
+            e @ Error::File { .. } => self.failed(self.path.join("stats.jsonl"), &e),
+            e => e,
+        })?;
+        self.events.log(&record);
+        Ok(())
     }
 }
 
@@ -328,6 +346,13 @@ fn remove_leftovers(folder: &Path) {
         let path = entry.path();
         let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
     }
+}
+
+/// The checkpoint of the lowest metric, the newest of several; none where none has one.
+fn best(all: &[(u64, PathBuf)]) -> Option<PathBuf> {
+    let metric = |path: &PathBuf| checkpoint::read_metric(path).ok().flatten().filter(|m| m.is_finite());
+    let rated = all.iter().rev().filter_map(|(_, path)| Some((metric(path)?, path)));
+    rated.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, path)| path.clone())
 }
 
 /// The checkpoints that `keep` does not want; `all` is sorted.

@@ -10,7 +10,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::{Error, Result};
+use serde_json::Value;
+
+use crate::{Error, Result, files::create_folder};
 
 /// Writes one event file.
 #[derive(Debug)]
@@ -52,6 +54,61 @@ impl EventWriter {
         let mut event = Message::default();
         event.double(1, now()).varint(2, step).bytes(5, &summary.0);
         self.file.write_all(&record(&event.0)).map_err(|e| Error::file(&self.path, e))
+    }
+}
+
+/// The event file of a run, which begins with its first record. The log beside it is the truth: where it cannot be written, the
+/// training goes on.
+#[derive(Debug)]
+pub(crate) struct Events {
+    folder: PathBuf,
+    begin: u64,
+    writer: Option<EventWriter>,
+    failed: bool,
+}
+
+impl Events {
+    /// For the run directory `run`, from `seen_images` on.
+    pub fn new(run: &Path, seen_images: u64) -> Self {
+        Self { folder: run.join("events"), begin: seen_images, writer: None, failed: false }
+    }
+
+    /// Adds all numbers of a record under their paths, at its `seen_images`.
+    pub fn log(&mut self, record: &Value) {
+        if self.failed {
+            return;
+        }
+        if let Err(e) = self.write(record) {
+            tracing::warn!("no more events for TensorBoard: {e}");
+            self.failed = true;
+        }
+    }
+
+    fn write(&mut self, record: &Value) -> Result<()> {
+        let seen = record.get("seen_images").and_then(Value::as_u64).unwrap_or(0);
+        let mut scalars = Vec::new();
+        numbers("", record, &mut scalars);
+        let scalars: Vec<(&str, f64)> = scalars.iter().map(|(tag, v)| (tag.as_str(), *v)).collect();
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => {
+                create_folder(&self.folder)?;
+                // What a killed process wrote beyond its last checkpoint is written again: the first step that is dropped.
+                self.writer.insert(EventWriter::create(&self.folder, self.begin + 1)?)
+            }
+        };
+        writer.scalars(seen, &scalars)
+    }
+}
+
+/// All numbers below a value with their paths; elements of a list count from 1.
+fn numbers(path: &str, value: &Value, found: &mut Vec<(String, f64)>) {
+    let below = |name: &str| if path.is_empty() { name.to_string() } else { format!("{path}/{name}") };
+    match value {
+        Value::Number(n) if path != "seen_images" => found.extend(n.as_f64().map(|v| (path.to_string(), v))),
+        Value::Array(items) => items.iter().enumerate().for_each(|(i, item)| numbers(&below(&(i + 1).to_string()), item, found)),
+        Value::Object(fields) => fields.iter().for_each(|(name, field)| numbers(&below(name), field, found)),
+        _ => {}
     }
 }
 
@@ -183,6 +240,16 @@ mod tests {
         assert_eq!(&tail[3..5], [0x2a, 20]);
         assert_eq!(&tail[5..7], [0x0a, 8]);
         assert_eq!(&tail[7..15], value);
+    }
+
+    #[test]
+    fn numbers_of_a_record_have_paths() {
+        let record = serde_json::json!({"seen_images": 9, "loss": 0.5, "per": [1, null, 3], "of": {"a": {"b": 2}}, "word": "x"});
+        let mut found = Vec::new();
+        numbers("", &record, &mut found);
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        let expected = [("loss", 0.5), ("of/a/b", 2.0), ("per/1", 1.0), ("per/3", 3.0)];
+        assert_eq!(found, expected.map(|(tag, v)| (tag.to_string(), v)));
     }
 
     #[test]

@@ -29,6 +29,7 @@ fn parts(value: f32) -> CheckpointParts {
         optimizer: tensor(3.0),
         state: json!({ "value": value }),
         metadata: [("config".to_string(), "{}".to_string())].into(),
+        metric: None,
     }
 }
 
@@ -149,14 +150,21 @@ fn two_processes_cannot_train_in_one_directory() {
 fn the_last_checkpoints_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let mut run = open(dir.path()).unwrap();
-    run.set_keep(Keep { last: 2, every_images: 100 }).unwrap();
+    run.set_keep(Keep { last: 2, every_images: 100, best: false }).unwrap();
     for seen_images in [30, 60, 90, 120, 150, 180, 210, 240] {
         run.save(seen_images, &parts(1.0)).unwrap();
     }
     let kept: Vec<u64> = run.checkpoints().into_iter().map(|c| c.0).collect();
     assert_eq!(kept, [120, 210, 240]);
     assert_eq!(names(&dir.path().join("checkpoints")).len(), 3);
-    assert!(run.set_keep(Keep { last: 0, every_images: 0 }).is_err());
+    assert!(run.set_keep(Keep { last: 0, ..Keep::default() }).is_err());
+    // The best one stays as well, however old it is.
+    run.set_keep(Keep { last: 1, every_images: 0, best: true }).unwrap();
+    for (seen, metric) in [(500, 2.0), (600, 1.0), (700, f64::NAN), (800, 3.0)] {
+        run.save(seen, &CheckpointParts { metric: Some(metric), ..parts(1.0) }).unwrap();
+    }
+    let kept: Vec<u64> = run.checkpoints().into_iter().map(|c| c.0).collect();
+    assert_eq!(kept, [600, 800]);
 }
 
 #[test]
@@ -236,7 +244,7 @@ fn a_save_that_fails_says_what_is_left() {
         ..parts(1.0)
     };
     let message = run.save(20, &unwritable).unwrap_err().to_string();
-    for part in ["cannot save checkpoint", "000000000020", "last complete checkpoint is kept", "000000000010"] {
+    for part in ["cannot save ", "000000000020", "last complete checkpoint is kept", "000000000010"] {
         assert!(message.contains(part), "{message}");
     }
     assert_eq!(names(&dir.path().join("checkpoints")), ["000000000010"]);

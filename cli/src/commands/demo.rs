@@ -87,6 +87,7 @@ impl Demo<'_> {
             batch: None,
             checkpoint_activations: false,
             max_minutes: Some(share * self.args.minutes),
+            max_hours: None,
         }
     }
 
@@ -133,7 +134,7 @@ impl Demo<'_> {
         let (config, table) = settings::load(&chosen, DiffusionTraining::PRESETS, None, self.context, Table::new())?;
         let latents_dir = self.path("latents");
         let source = train_diffusion::Source::latents(latents_dir, None)?;
-        let job = train_diffusion::Job { config, table, source, stages: Some(stages.clone()) };
+        let job = train_diffusion::Job { config, table, source, stages: Some(stages.clone()), warm_start: None };
         job.train(&self.path("diffusion"), self.context)?;
         Ok(!self.context.interrupt.is_set())
     }

@@ -84,7 +84,7 @@ fn run_dir(path: &Path) -> anyhow::Result<Shown> {
         text += &format!("checkpoint at {seen} images: {}\n", folder.display());
     }
     if let Some(last) = &last {
-        text += &format!("last record: {last}\n");
+        text += &format!("last record: {}\n", plain(last));
     }
     if info.kind == "diffusion"
         && let Some((_, folder)) = checkpoints.last()
@@ -94,6 +94,12 @@ fn run_dir(path: &Path) -> anyhow::Result<Shown> {
     text += &format!("\n{}", to_toml(&info.config)?);
     let seen: Vec<u64> = checkpoints.iter().map(|(seen, _)| *seen).collect();
     Ok(Shown { text, json: json!({ "kind": info.kind, "checkpoints": seen, "last_record": last, "config": info.config }) })
+}
+
+/// A record without its tables, for example of losses by noise level.
+fn plain(record: &Value) -> Value {
+    let fields = record.as_object().into_iter().flatten().filter(|(_, v)| !v.is_object());
+    Value::Object(fields.map(|(key, v)| (key.clone(), v.clone())).collect())
 }
 
 fn latents(path: &Path) -> anyhow::Result<Shown> {

@@ -3,6 +3,7 @@
 
 pub mod convert;
 pub mod convert_diffusers;
+pub mod convert_ema;
 pub mod convert_published;
 pub mod data_convert;
 pub mod data_inspect;
@@ -25,3 +26,4 @@ mod stages_report;
 pub mod texts;
 pub mod train_autoencoder;
 pub mod train_diffusion;
+mod train_pictures;

@@ -27,7 +27,7 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(
     flag("images", settings.images.map(|v| toml::Value::Integer(v as i64)));
     flag("batch", settings.batch.map(|v| toml::Value::Integer(v as i64)));
     flag("checkpoint_activations", settings.checkpoint_activations.then_some(toml::Value::Boolean(true)));
-    flag("max_minutes", settings.max_minutes.map(toml::Value::Float));
+    flag("max_minutes", settings.limit_minutes().map(toml::Value::Float));
     flag("seed", context.seed.map(|v| toml::Value::Integer(v as i64)));
     Ok(resolve(Layers { preset, file: settings.config.clone(), sets: settings.set.clone(), flags })?)
 }

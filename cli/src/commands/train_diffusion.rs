@@ -6,13 +6,13 @@ use anyhow::Context as _;
 use strata_datasets::{Dataset, LatentSet};
 use strata_diffusion::{
     stages::Stages,
-    training::{DiffusionTraining, TrainContext, TrainSummary, TrainingData, model_config, train},
+    training::{self, DiffusionTraining, Observer, TrainContext, TrainSummary, TrainingData, model_config, train},
     unet,
 };
-use strata_training::{RunDir, sha256_file};
+use strata_training::{NoProgress, Peers, Progress, Ranks, RunDir, settings::to_toml, sha256_file};
 use toml::{Table, Value};
 
-use super::settings;
+use super::{settings, train_pictures::Pictures};
 use crate::{Outcome, args, context::Context, hint::hinted};
 
 /// The autoencoder's copy in a latents folder and in a run, so that both are complete by themselves.
@@ -29,6 +29,12 @@ pub fn run(args: &args::TrainDiffusion, context: &Context) -> anyhow::Result<Out
     if let Some(size) = args.size {
         flags.insert("pictures".into(), Value::Table(Table::from_iter([("size".to_string(), Value::Integer(size as i64))])));
     }
+    let list = |values: Vec<Value>| (!values.is_empty()).then_some(Value::Array(values));
+    let stage_numbers = args.stages.iter().map(|n| Value::Integer(*n as i64)).collect();
+    let frozen = args.freeze.iter().map(|part| Value::String(part.clone())).collect();
+    for (key, value) in [("train_stages", list(stage_numbers)), ("freeze", list(frozen))] {
+        flags.extend(value.map(|v| (key.to_string(), v)));
+    }
     let (config, table): (DiffusionTraining, Table) =
         settings::load(&args.settings, DiffusionTraining::PRESETS, None, context, flags)?;
     let boundaries = stages.as_ref().map_or(&config.boundaries, |s| &s.boundaries);
@@ -39,8 +45,11 @@ pub fn run(args: &args::TrainDiffusion, context: &Context) -> anyhow::Result<Out
         println!("# {}", unet::describe(subject)?.trim_end().replace('\n', "\n# "));
         return Ok(Outcome::Done);
     }
-    let summary = Job { config, table, source, stages }.train(&args.out, context)?;
-    println!("{}: {} images seen, {:.3} s a step", args.out.display(), summary.seen_images, summary.seconds_per_step);
+    let job = Job { config, table, source, stages, warm_start: args.warm_start.clone() };
+    let summary = job.train(&args.out, context)?;
+    if Ranks::from_env()?.rank == 0 {
+        println!("{}: {} images seen, {:.3} s a step", args.out.display(), summary.seen_images, summary.seconds_per_step);
+    }
     let stopped = !summary.finished && context.interrupt.is_set();
     Ok(if stopped { Outcome::Interrupted } else { Outcome::Done })
 }
@@ -103,6 +112,8 @@ pub struct Job {
     pub source: Source,
     /// The stages; those of the configuration without.
     pub stages: Option<Stages>,
+    /// The model whose weights it begins with.
+    pub warm_start: Option<PathBuf>,
 }
 
 impl Job {
@@ -131,17 +142,44 @@ impl Job {
         if let Some(text) = &model.text {
             inputs.insert("text_encoder_sha256".into(), Value::String(text.sha256.clone()));
         }
+        if let Some(path) = &self.warm_start {
+            inputs.insert("warm_start_sha256".into(), Value::String(sha256_file(training::weight_file(path)?)?));
+        }
         identity.insert("inputs".into(), Value::Table(inputs));
-        let mut run = RunDir::open_changing(out, "diffusion", &identity, DiffusionTraining::FREE_KEYS)?;
+        let give_up = |reason: &str| {
+            eprintln!("error: the ranks of this run: {reason}");
+            std::process::exit(1);
+        };
+        let peers = Peers::connect(Ranks::from_env()?, &to_toml(&identity)?, give_up)?;
+        let mut run = if peers.is_first() {
+            let opened = self.open(out, &identity, autoencoder.as_deref(), context);
+            Some(opened.inspect_err(|e| peers.abort(&e.to_string()))?)
+        } else {
+            None
+        };
+        let pictures = run.is_some().then(|| Pictures::new(out, &model, &context.device)).transpose()?;
+        let progress: &dyn Progress = if peers.is_first() { context.progress.as_ref() } else { &NoProgress };
+        let train_context = TrainContext {
+            device: &context.device,
+            peers: &peers,
+            progress,
+            interrupt: &context.interrupt,
+            observer: pictures.as_ref().map(|p| p as &dyn Observer),
+            warm_start: self.warm_start.as_deref(),
+        };
+        Ok(train(&self.config, self.source.data(), boundaries, run.as_mut(), &train_context)?)
+    }
+
+    /// The run directory, with the autoencoder of the latents in it.
+    fn open(&self, out: &Path, identity: &Table, autoencoder: Option<&Path>, context: &Context) -> anyhow::Result<RunDir> {
+        let run = RunDir::open_changing(out, "diffusion", identity, DiffusionTraining::FREE_KEYS)?;
         match (&self.source, autoencoder) {
             (Source::Pictures(_), _) => {}
-            (_, Some(file)) => keep_autoencoder(&file, out)?,
+            (_, Some(file)) => keep_autoencoder(file, out)?,
             (_, None) => context
                 .say("warning: the autoencoder of these latents is not beside them; `strata sample` will need --autoencoder"),
         }
-        let progress = context.progress.as_ref();
-        let train_context = TrainContext { device: &context.device, progress, interrupt: &context.interrupt };
-        Ok(train(&self.config, self.source.data(), boundaries, &mut run, &train_context)?)
+        Ok(run)
     }
 
     fn inputs(&self, sha256: &str, autoencoder: &str, boundaries: &[f64]) -> Table {

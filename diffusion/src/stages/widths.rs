@@ -86,7 +86,7 @@ pub fn for_network(boundaries: &[f64], training: &DiffusionTraining, shape: [usi
         boundaries,
         steps: &grid::karras(n, low, high, 7.0)?,
         draws: &draws,
-        sigma_data: training.sigma_data(),
+        sigma_data: training.parametrization.sigma_data(),
         budget,
         multiple: multiple(&training.unet),
     };

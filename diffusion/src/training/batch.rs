@@ -1,12 +1,18 @@
 //! One batch of training: a function of the configuration and the position in the run, nothing else.
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use strata_conditioning::Shown;
 use strata_datasets::{CaptionContexts, LatentSet};
 use strata_nn::random::{Key, uniform_f64};
-use strata_training::Progress;
+use strata_training::{Progress, Ranks};
 
-use super::{DiffusionTraining, TrainingData, data::Source, images::Images};
+use super::{
+    DiffusionTraining, TrainingData,
+    augment::{Augmentation, LABELS},
+    data::Source,
+    images::Images,
+};
 use crate::{Result, model::ModelConfig, noise::NoiseSampler};
 
 /// Draws batches: the sample at a position of the run decides its picture or latent, condition, noise level and noise by itself.
@@ -22,9 +28,12 @@ pub struct Batches<'a> {
     text_dropout: f64,
     attribute_dropout: f64,
     images: Option<Images>,
+    augmentation: Option<Augmentation>,
+    ranks: Ranks,
 }
 
 /// A batch of B samples.
+#[derive(Clone)]
 pub struct Batch {
     /// `[B, C, H, W]`: clean samples, scaled.
     pub x0: Tensor,
@@ -38,12 +47,36 @@ pub struct Batch {
     pub attributes: Vec<Vec<i8>>,
     /// `[B, T, D]`: embedded captions, the empty text's where dropped; none where the model is told none.
     pub context: Option<Tensor>,
+    /// `[B, 9]`: how each picture was augmented; none where nothing is.
+    pub augment: Option<Tensor>,
     /// What each is shown; none where the model is shown nothing.
     pub images: Option<Shown>,
 }
 
+impl Batch {
+    /// The `n` samples from `first` on.
+    ///
+    /// # Errors
+    /// If there are not so many.
+    pub fn part(&self, first: usize, n: usize) -> Result<Self> {
+        let rows = first..first + n;
+        let narrow = |t: &Tensor| t.narrow(0, first, n)?.contiguous();
+        Ok(Self {
+            x0: narrow(&self.x0)?,
+            eps: narrow(&self.eps)?,
+            sigmas: self.sigmas[rows.clone()].to_vec(),
+            labels: self.labels[rows.clone()].to_vec(),
+            attributes: self.attributes[rows].to_vec(),
+            context: self.context.as_ref().map(narrow).transpose()?,
+            augment: self.augment.as_ref().map(narrow).transpose()?,
+            images: self.images.as_ref().map(|shown| part_of(shown, first, n)).transpose()?,
+        })
+    }
+}
+
 impl<'a> Batches<'a> {
-    /// Batches of `data` for `model` under `config`, whose stages are cut by `noise`, from the position `start` on.
+    /// Batches of `data` for `model` under `config`, whose stages are cut by `noise`, from the position `start` on: those of one of
+    /// several processes.
     ///
     /// # Errors
     /// If too many pictures are unusable.
@@ -51,14 +84,14 @@ impl<'a> Batches<'a> {
         (data, model): (TrainingData<'a>, &ModelConfig),
         config: &DiffusionTraining,
         noise: NoiseSampler,
-        start: u64,
+        (start, ranks): (u64, Ranks),
         progress: &dyn Progress,
     ) -> Result<Self> {
         let source = match data {
             TrainingData::Latents(set) => Source::latents(set, config.seed),
-            TrainingData::Pictures(data) => Source::pictures(data, config, start, progress)?,
+            TrainingData::Pictures(data) => Source::pictures(data, config, (start, ranks), progress)?,
         };
-        Ok(Self::of(source, model, config, noise))
+        Ok(Self { ranks, ..Self::of(source, model, config, noise) })
     }
 
     /// Batches of latents, from anywhere.
@@ -83,14 +116,25 @@ impl<'a> Batches<'a> {
             text_dropout: config.text_dropout,
             attribute_dropout: config.attribute_dropout,
             images: model.image.as_ref().map(|input| Images::new(input, config.seed, &model.latents)),
+            augmentation: config.pictures.augmentation(),
+            ranks: Ranks::default(),
         }
     }
 
-    /// The `n` samples from `position` (in images) on. Pictures that are read from disk must be asked for in their order.
+    /// The noise levels of the `n` samples of all processes from `position` on.
+    pub fn sigmas(&self, position: u64, n: usize) -> Vec<f64> {
+        let sigma = |p: u64| self.noise.sigma(uniform_f64(&mut Key::new(self.seed, "noise-level").index(p).generator()));
+        (position..position + n as u64).map(sigma).collect()
+    }
+
+    /// This process's `n` samples from `position` (in images, of all processes) on. Pictures that are read from disk must be asked
+    /// for in their order.
     pub fn at(&mut self, position: u64, n: usize, device: &Device) -> Result<Batch> {
         let [c, h, w] = self.shape;
-        let positions: Vec<u64> = (position..position + n as u64).collect();
-        let mut samples = self.source.batch(position, n, self.attributes)?;
+        let positions: Vec<u64> = (0..n).map(|k| position + (k * self.ranks.count + self.ranks.rank) as u64).collect();
+        let mut samples = self.source.batch(position, &positions, self.attributes)?;
+        let augment = self.augmentation.map(|augmentation| self.augment(augmentation, &positions, &mut samples.x0));
+        let augment = augment.map(|labels| Tensor::from_vec(labels, (n, LABELS), device)).transpose()?;
         let mut sigmas = Vec::with_capacity(n);
         for (row, &p) in positions.iter().enumerate() {
             let mut draws = Key::new(self.seed, "noise-level").index(p).generator();
@@ -103,21 +147,34 @@ impl<'a> Batches<'a> {
         }
         let eps = Key::new(self.seed, "noise").normal_rows(&positions, &[c, h, w], device)?;
         let x0 = Tensor::from_vec(samples.x0, (n, c, h, w), device)?;
-        let context = self.texts.map(|texts| self.context(texts, position, &samples.captions, device)).transpose()?;
+        let context = self.texts.map(|texts| self.context(texts, &positions, &samples.captions, device)).transpose()?;
         let images = match (&self.images, &self.source) {
             (None, _) => None,
-            (Some(images), Source::Latents { set, .. }) => Some(images.stored(set, position, &samples.items, device)?),
-            (Some(images), Source::Pictures { .. }) => Some(images.derived(&x0, position)?),
+            (Some(images), Source::Latents { set, .. }) => Some(images.stored(set, &positions, &samples.items, device)?),
+            (Some(images), Source::Pictures { .. }) => Some(images.derived(&x0, &positions)?),
         };
-        Ok(Batch { x0, eps, sigmas, labels: samples.labels, attributes: samples.attributes, context, images })
+        Ok(Batch { x0, eps, sigmas, labels: samples.labels, attributes: samples.attributes, context, augment, images })
     }
 }
 
 impl Batches<'_> {
-    /// The embedded captions of the samples from `position` on, each dropped by a draw of its own.
-    fn context(&self, texts: &CaptionContexts, position: u64, captions: &[String], device: &Device) -> Result<Tensor> {
+    /// Augments each picture by a draw of its own; answers the labels end to end.
+    fn augment(&self, augmentation: Augmentation, positions: &[u64], x0: &mut [f32]) -> Vec<f32> {
+        let n: usize = self.shape.iter().product();
+        let one = |(picture, p): (&mut [f32], &u64)| {
+            let mut planes = picture.to_vec();
+            let labels = augmentation.apply(&mut planes, self.shape, Key::new(self.seed, "augment").index(*p));
+            picture.copy_from_slice(&planes);
+            labels
+        };
+        let labels: Vec<[f32; LABELS]> = x0.par_chunks_mut(n).zip(positions).map(one).collect();
+        labels.concat()
+    }
+
+    /// The embedded captions of the samples at `positions`, each dropped by a draw of its own.
+    fn context(&self, texts: &CaptionContexts, positions: &[u64], captions: &[String], device: &Device) -> Result<Tensor> {
         let mut values = Vec::new();
-        for (caption, p) in captions.iter().zip(position..) {
+        for (caption, &p) in captions.iter().zip(positions) {
             let mut draws = Key::new(self.seed, "text-dropout").index(p).generator();
             let dropped = uniform_f64(&mut draws) < self.text_dropout;
             values.extend(texts.get(if dropped { "" } else { caption })?);
@@ -125,6 +182,15 @@ impl Batches<'_> {
         let source = texts.source();
         Ok(Tensor::from_vec(values, (captions.len(), source.tokens, source.width), device)?)
     }
+}
+
+/// What the `n` samples from `first` on are shown.
+fn part_of(shown: &Shown, first: usize, n: usize) -> Result<Shown> {
+    Ok(Shown {
+        images: shown.images.narrow(0, first, n)?.contiguous()?,
+        noise: shown.noise[first..first + n].to_vec(),
+        shown: shown.shown[first..first + n].to_vec(),
+    })
 }
 
 /// Sets attributes to 0: all of them, or each with a probability that is itself drawn from [0, 1). So a model learns to be told any

@@ -2,55 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 use strata_conditioning::ImageCondition;
-use strata_training::{AdamWConfig, EmaSchedule, LrSchedule};
+use strata_training::{AdamWConfig, EmaSchedule, LrSchedule, post_hoc::PostHocSettings};
 
-use super::{PictureSettings, TrainingData};
+use super::{Conditioning, Distance, GridSettings, GroupSettings, LogVariance, PictureSettings};
 use crate::{
     Error, Result,
     denoiser::Parametrization,
-    noise::{NoiseDistribution, StagePolicy, Weighting},
+    noise::{NoiseDistribution, StagePolicy},
     schedule::Schedule,
     unet::UNetConfig,
+    weighting::Weighting,
 };
-
-/// What a model learns to be told: the class of a sample, by a vector for each and one for "no class"; its attributes, by a
-/// vector for each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Conditioning {
-    /// Classes and attributes, if the data have them.
-    #[default]
-    Auto,
-    /// Classes; data without them are refused.
-    Class,
-    /// Attributes; data without them are refused.
-    Attributes,
-    /// Captions, by the embeddings that `strata encode --text-encoder` stores; latents without them are refused.
-    Text,
-    /// Nothing.
-    None,
-}
-
-impl Conditioning {
-    /// Names of the classes and of the attributes of `data` that a model learns to be told.
-    pub(super) fn of(self, data: TrainingData<'_>) -> Result<(Vec<String>, Vec<String>)> {
-        let (classes, attributes) = (data.class_names(), data.attribute_names());
-        let (wanted, missing) = match self {
-            Self::Class => ("class", classes.is_empty()),
-            Self::Attributes => ("attributes", attributes.is_empty()),
-            Self::Text => ("text", data.contexts().is_none()),
-            Self::Auto | Self::None => ("", false),
-        };
-        if missing {
-            return Err(Error::Config(format!(
-                "`conditioning` is {wanted}, but the data have none: use a data set with {}, or leave it at auto",
-                if wanted == "text" { "captions and `strata encode --text-encoder`" } else { "labels" }
-            )));
-        }
-        let with = |kinds: [Self; 2], names: &[String]| if kinds.contains(&self) { names.to_vec() } else { Vec::new() };
-        Ok((with([Self::Auto, Self::Class], classes), with([Self::Auto, Self::Attributes], attributes)))
-    }
-}
 
 /// Settings of `strata train diffusion`; a run directory's `config.toml` holds them resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,8 +22,10 @@ pub struct DiffusionTraining {
     pub seed: u64,
     /// Length of the run, in images seen.
     pub images: u64,
-    /// Images per step.
+    /// Images per step, of all processes together.
     pub batch: usize,
+    /// Images that a process computes at once; the gradients of a step's parts are added up. 0: all of its images.
+    pub micro_batch: usize,
     /// What of the data's classes and attributes the model learns to be told.
     pub conditioning: Conditioning,
     /// Probability that a sample is trained without its class, for classifier-free guidance (Ho & Salimans 2022: 0.1).
@@ -86,6 +50,14 @@ pub struct DiffusionTraining {
     pub save_every_images: u64,
     /// Checkpoints kept, the newest.
     pub keep_checkpoints: usize,
+    /// Beside them, the first checkpoint at or after each multiple of so many images is kept; 0: none.
+    pub keep_every_images: u64,
+    /// Beside them, the checkpoint of the lowest mean loss since the one before is kept.
+    pub keep_best: bool,
+    /// Pictures drawn during the training.
+    pub grid: GridSettings,
+    /// Steps in a row whose gradients are not finite, after which the run stops; fewer are left out and counted.
+    pub max_skipped_steps: u64,
     /// Wall-clock limit in minutes, after which the run saves and ends; 0 for none.
     pub max_minutes: f64,
     /// What the network predicts.
@@ -94,18 +66,32 @@ pub struct DiffusionTraining {
     pub schedule: Schedule,
     /// Which noise levels are drawn.
     pub noise: NoiseDistribution,
-    /// How their errors are weighted.
+    /// How the network's answer is compared with its target.
+    pub loss: Distance,
+    /// How errors are weighted.
     pub weighting: Weighting,
+    /// Weight of the variational bound that is added to the loss (latent diffusion's `original_elbo_weight`); 0: none.
+    pub variational_weight: f64,
+    /// A learned balance of the noise levels.
+    pub log_variance: LogVariance,
     /// Sigmas between the stages, ascending, where no stages file gives them; one fewer than decoders.
     pub boundaries: Vec<f64>,
     /// Which stage is drawn how often.
     pub stage_policy: StagePolicy,
+    /// The stages that are trained, counted from 1; empty: all. Only their noise levels are drawn, and the other decoders are frozen.
+    pub train_stages: Vec<usize>,
+    /// What else is frozen: `encoder` (all that the stages share), `decoders`, or beginnings of parameters' names.
+    pub freeze: Vec<String>,
     /// The optimizer and its base learning rate.
     pub optimizer: AdamWConfig,
+    /// Parameters with rates of their own; the first that fits holds.
+    pub groups: Vec<GroupSettings>,
     /// The learning rate over the run, as a factor on the optimizer's.
     pub lr_schedule: LrSchedule,
     /// The average of the weights that sampling uses.
     pub ema: EmaSchedule,
+    /// Averages that are kept beside it for `strata convert ema`.
+    pub post_hoc: PostHocSettings,
     /// How pictures are prepared, with `--data`.
     pub pictures: PictureSettings,
     /// The network. Its input and output channels are those of the data.
@@ -118,6 +104,7 @@ impl Default for DiffusionTraining {
             seed: 0,
             images: 2_000_000,
             batch: 32,
+            micro_batch: 0,
             conditioning: Conditioning::default(),
             class_dropout: 0.1,
             attribute_dropout: 0.1,
@@ -129,18 +116,30 @@ impl Default for DiffusionTraining {
             log_every_images: 3_200,
             save_every_images: 100_000,
             keep_checkpoints: 2,
+            keep_every_images: 0,
+            keep_best: false,
+            grid: GridSettings::default(),
+            // By then the weights or the data are broken.
+            max_skipped_steps: 20,
             max_minutes: 0.0,
             // Unit-variance inputs and targets at every sigma (Karras et al. 2022), for latents scaled to unit variance.
             parametrization: Parametrization::F { sigma_data: 1.0 },
             schedule: Schedule::default(),
             noise: NoiseDistribution::default(),
+            loss: Distance::default(),
             weighting: Weighting::default(),
+            variational_weight: 0.0,
+            log_variance: LogVariance::default(),
             boundaries: Vec::new(),
             stage_policy: StagePolicy::default(),
+            train_stages: Vec::new(),
+            freeze: Vec::new(),
             // 2e-4 is EDM's rate for small images divided by five: it suits batches of tens, not thousands.
             optimizer: AdamWConfig { lr: 2e-4, weight_decay: 0.0, ..AdamWConfig::default() },
+            groups: Vec::new(),
             lr_schedule: LrSchedule::Warmup { warmup_images: 10_000 },
             ema: EmaSchedule::HalfLife { half_life_images: 500_000.0, rampup_ratio: Some(0.05), batch_counts: false },
+            post_hoc: PostHocSettings::default(),
             pictures: PictureSettings::default(),
             unet: UNetConfig::default(),
         }
@@ -173,16 +172,18 @@ impl DiffusionTraining {
     ];
 
     /// Keys that say how long and how often, not what is trained: a run may go on with other values.
-    pub const FREE_KEYS: &'static [&'static str] =
-        &["images", "max_minutes", "log_every_images", "save_every_images", "keep_checkpoints", "checkpoint_activations"];
-
-    /// Standard deviation of the data that the parametrization assumes.
-    pub fn sigma_data(&self) -> f64 {
-        match self.parametrization {
-            Parametrization::F { sigma_data } => sigma_data,
-            _ => 1.0,
-        }
-    }
+    pub const FREE_KEYS: &'static [&'static str] = &[
+        "images",
+        "max_minutes",
+        "log_every_images",
+        "save_every_images",
+        "keep_checkpoints",
+        "keep_every_images",
+        "keep_best",
+        "grid",
+        "max_skipped_steps",
+        "checkpoint_activations",
+    ];
 
     /// # Errors
     /// If a value cannot be used; the message names the key.
@@ -193,6 +194,7 @@ impl DiffusionTraining {
             ("log_every_images", self.log_every_images),
             ("save_every_images", self.save_every_images),
             ("keep_checkpoints", self.keep_checkpoints as u64),
+            ("max_skipped_steps", self.max_skipped_steps),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, v)| *v == 0) {
             return Err(Error::Config(format!("`{key}`: expected 1 or more, got 0")));
@@ -208,7 +210,11 @@ impl DiffusionTraining {
                 return Err(Error::Config(format!("`{key}`: expected a probability, got {v}")));
             }
         }
-        for (key, v) in [("max_grad_norm", self.max_grad_norm), ("max_minutes", self.max_minutes)] {
+        for (key, v) in [
+            ("max_grad_norm", self.max_grad_norm),
+            ("max_minutes", self.max_minutes),
+            ("variational_weight", self.variational_weight),
+        ] {
             if v < 0.0 || !v.is_finite() {
                 return Err(Error::Config(format!("`{key}`: expected 0 or more, got {v}")));
             }
@@ -216,12 +222,19 @@ impl DiffusionTraining {
         if let Some(image) = &self.image {
             image.validate()?;
         }
+        if let Distance::Huber { delta } = self.loss
+            && !(delta > 0.0 && delta.is_finite())
+        {
+            return Err(Error::Config(format!("`loss`: expected a delta above 0, got {delta}")));
+        }
         self.noise.validate()?;
+        self.weighting.validate()?;
         crate::noise::check_boundaries(&self.boundaries)?;
         self.schedule.validate()?;
         self.optimizer.validate()?;
         self.lr_schedule.validate()?;
         self.ema.validate()?;
+        self.post_hoc.validate()?;
         self.unet.validate()
     }
 }

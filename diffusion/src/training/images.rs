@@ -19,12 +19,12 @@ impl Images {
         Self { input: input.clone(), key: Key::new(seed, "images"), latents: latents.clone() }
     }
 
-    /// For the latents `items` of `set`, which stand at `position` and behind it.
-    pub(super) fn stored(&self, set: &LatentSet, position: u64, items: &[usize], device: &Device) -> Result<Shown> {
+    /// For the latents `items` of `set`, which stand at `positions`.
+    pub(super) fn stored(&self, set: &LatentSet, positions: &[u64], items: &[usize], device: &Device) -> Result<Shown> {
         let images = set.images().ok_or_else(|| Error::Config("the latents have no images beside them".into()))?;
         let variants = images.source().variants as f64;
         let mut values = Vec::new();
-        for (item, p) in items.iter().zip(position..) {
+        for (item, &p) in items.iter().zip(positions) {
             let drawn = uniform_f64(&mut self.key.child("variant").index(p).generator());
             values.extend(images.get(*item, (drawn * variants) as usize)?);
         }
@@ -38,26 +38,26 @@ impl Images {
             }
             ImageCondition::Map { .. } => raw,
         };
-        self.shown(raw, position)
+        self.shown(raw, positions)
     }
 
-    /// For pictures in [-1, 1], `[B, 3, S, S]`, which stand at `position` and behind it.
-    pub(super) fn derived(&self, pictures: &Tensor, position: u64) -> Result<Shown> {
+    /// For pictures in [-1, 1], `[B, 3, S, S]`, which stand at `positions`.
+    pub(super) fn derived(&self, pictures: &Tensor, positions: &[u64]) -> Result<Shown> {
         let raw = match self.input.condition {
             ImageCondition::LowRes { factor, .. } => smaller(pictures, factor)?,
             _ => {
-                let mask = self.masks(pictures, position)?;
+                let mask = self.masks(pictures, positions)?;
                 Tensor::cat(&[&with_hole(pictures, &mask)?, &mask], 1)?
             }
         };
-        self.shown(raw, position)
+        self.shown(raw, positions)
     }
 
     /// `[B, 1, S, S]`: 1 in the hole, -1 elsewhere.
-    fn masks(&self, pictures: &Tensor, position: u64) -> Result<Tensor> {
+    fn masks(&self, pictures: &Tensor, positions: &[u64]) -> Result<Tensor> {
         let (rows, _, side, _) = pictures.dims4()?;
         let mut values = Vec::with_capacity(rows * side * side);
-        for p in position..position + rows as u64 {
+        for &p in positions {
             let mask = random_mask(self.key.child("mask").index(p), side);
             values.extend(mask.into_iter().map(|drawn| if drawn { 1f32 } else { -1.0 }));
         }
@@ -65,13 +65,12 @@ impl Images {
     }
 
     /// Noised and dropped as the condition has it.
-    fn shown(&self, raw: Tensor, position: u64) -> Result<Shown> {
-        let positions: Vec<u64> = (position..position + raw.dim(0)? as u64).collect();
+    fn shown(&self, raw: Tensor, positions: &[u64]) -> Result<Shown> {
         let draw = |purpose: &str, p: &u64| uniform_f64(&mut self.key.child(purpose).index(*p).generator());
         let shown = positions.iter().map(|p| draw("dropout", p) >= self.input.dropout).collect();
         let most = self.input.condition.max_noise();
         let noise: Vec<f32> = positions.iter().map(|p| (most * draw("noise-level", p)) as f32).collect();
-        Ok(Shown { images: noised(raw, &noise, self.key.child("noise"), &positions)?, noise, shown })
+        Ok(Shown { images: noised(raw, &noise, self.key.child("noise"), positions)?, noise, shown })
     }
 }
 

@@ -1,38 +1,59 @@
 //! Training of a multistage diffusion model on latents or pictures.
+//!
+//! - [`DiffusionTraining`]: the settings. [`Objective`]: what is minimised.
+//! - [`train`]: the loop. [`Batches`]: what a step sees, a function of its position.
 
+mod augment;
 mod average;
 mod batch;
+mod checkpoint;
+mod conditioning;
 mod config;
 mod data;
+mod grid;
 mod images;
+mod objective;
+mod parameters;
 mod record;
 mod spent;
+mod step;
+#[cfg(test)]
+mod tests;
+mod warm_start;
 
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use serde::{Deserialize, Serialize};
 use strata_conditioning::ImageInput;
-use strata_nn::{ops, random::Key};
 use strata_training::{
-    CheckpointParts, Ema, Interrupt, Optimizer, Progress, RunDir, StepOptions, Stopwatch,
+    Ema, Interrupt, Optimizer, Peers, Progress, RunDir, StepOptions, Stopwatch,
     checkpoint::Part,
-    ema::EmaCounters,
+    memory::resident_bytes,
+    post_hoc::Tracks,
     run::{Damaged, Keep},
 };
 
 pub use average::{Average, Point};
 pub use batch::{Batch, Batches};
-pub use config::{Conditioning, DiffusionTraining};
+pub use conditioning::Conditioning;
+pub use config::DiffusionTraining;
 pub use data::{PictureSettings, TrainingData};
+pub use grid::GridSettings;
 pub(crate) use images::noised;
-use record::Record;
+pub use objective::{Distance, LogVariance, Losses, Objective, network_errors};
+pub use parameters::GroupSettings;
 pub use spent::{PASSES, Spent};
+pub use warm_start::WarmStart;
+
+use checkpoint::{Parts, Position, State};
+use record::{Facts, Record, StepOutcome};
+use step::Worker;
 
 use crate::{
     Error, Result,
-    model::{Model, ModelConfig, row_factors},
+    model::{Model, ModelConfig},
     noise::NoiseSampler,
+    unet::costs,
 };
 
 /// How a run ended.
@@ -60,6 +81,9 @@ pub fn model_config(config: &DiffusionTraining, data: TrainingData<'_>, boundari
     let mut unet = config.unet.clone();
     let image = data::image_input(config, data)?;
     (unet.in_channels, unet.out_channels) = (shape[0] + image.as_ref().map_or(0, ImageInput::channels), shape[0]);
+    if config.pictures.augmentation().is_some() {
+        unet.augment = Some(augment::LABELS);
+    }
     unet.check_stages(boundaries.len() + 1)?;
     let (class_names, attribute_names) = config.conditioning.of(data)?;
     let text = data.contexts().filter(|_| config.conditioning == Conditioning::Text).map(|c| c.source().clone());
@@ -80,176 +104,255 @@ pub fn model_config(config: &DiffusionTraining, data: TrainingData<'_>, boundari
     Ok(model)
 }
 
-/// Trains until `config.images`, from where `run` stands. `boundaries`: sigmas between the stages, ascending.
-///
-/// # Errors
-/// If the parts do not fit, the run directory cannot be written, or the loss stays non-finite.
-pub fn train(
-    config: &DiffusionTraining,
-    data: TrainingData<'_>,
-    boundaries: &[f64],
-    run: &mut RunDir,
-    context: &TrainContext<'_>,
-) -> Result<TrainSummary> {
-    // Build.
-    config.validate()?;
-    let device = context.device;
-    let mut model = Model::new(&model_config(config, data, boundaries)?, config.seed, device)?;
-    model.checkpoint_activations(config.checkpoint_activations);
-    let noise = NoiseSampler::new(config.noise, &config.schedule, boundaries, &config.stage_policy)?;
-    let mut optimizer = Optimizer::new(model.store().trainable(), config.optimizer)?;
-    let mut ema = Ema::new(model.store(), config.ema)?;
-    let (mut position, mut record) = (Position::default(), Record::new(model.stages()));
-    run.set_keep(Keep { last: config.keep_checkpoints, every_images: 0 })?;
-
-    // Resume.
-    if let Some((_, parts)) = run.resume(device, Damaged::Refuse)? {
-        State { position, record } = restore(&parts, &model, &mut optimizer, &mut ema)?;
-    }
-
-    // Step by step.
-    let mut batches = Batches::new((data, model.config()), config, noise, position.seen_images, context.progress)?;
-    let mut watch = Stopwatch::new();
-    let mut finished = true;
-    let label = format!("training the {}-stage model", model.stages());
-    context.progress.start(&label, config.images, "images");
-    while position.seen_images < config.images {
-        if context.interrupt.is_set() || (config.max_minutes > 0.0 && watch.elapsed() > 60.0 * config.max_minutes) {
-            finished = false;
-            break;
-        }
-        // The last batch is as long as the others: a run's length does not change what came before it.
-        let batch = batches.at(position.seen_images, config.batch, device)?;
-        let key = Key::new(config.seed, "dropout").step(position.step);
-        let losses = sample_losses(&model, config, &batch, key)?;
-        let grads = losses.mean(0)?.backward()?;
-        let lr_multiplier = config.lr_schedule.multiplier(position.step, position.seen_images);
-        let max_grad_norm = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
-        let options = StepOptions { lr_multiplier, max_grad_norm };
-        let report = optimizer.step_and_average(&grads, options, &mut ema, config.batch as u64)?;
-        drop(grads);
-        position.advance(config.batch);
-        watch.step();
-        check_skipped(&optimizer, &position)?;
-
-        // Status and checkpoint.
-        record.add(&losses.to_vec1::<f32>()?, &batch.sigmas, &model, report.grad_norm);
-        if crossed(position.seen_images, config.batch, config.log_every_images) {
-            let line = record.take(&position, optimizer.skipped(), config.optimizer.lr * lr_multiplier, watch.seconds_per_step());
-            context.progress.advance(position.seen_images, &line.message);
-            run.log(line.json)?;
-        } else {
-            context.progress.advance(position.seen_images, "");
-        }
-        if crossed(position.seen_images, config.batch, config.save_every_images) && position.seen_images < config.images {
-            save(run, &model, &ema, &optimizer, &State { position, record: record.clone() })?;
-            watch.pause();
-        }
-    }
-    save(run, &model, &ema, &optimizer, &State { position, record: record.clone() })?;
-    context.progress.finish();
-    Ok(TrainSummary {
-        seen_images: position.seen_images,
-        seconds_per_step: watch.seconds_per_step(),
-        seconds: watch.elapsed(),
-        skipped_steps: optimizer.skipped(),
-        finished,
-    })
-}
-
-/// Where a run computes, reports and hears of interruptions.
+/// Where a run computes, with whom, and who hears of it.
 pub struct TrainContext<'a> {
     /// Where the network lives.
     pub device: &'a Device,
+    /// The processes that train together; they share each step's batch.
+    pub peers: &'a Peers,
     /// Who watches.
     pub progress: &'a dyn Progress,
     /// Who may stop it.
     pub interrupt: &'a Interrupt,
+    /// Who is shown pictures on the way; without it none are drawn.
+    pub observer: Option<&'a dyn Observer>,
+    /// The model whose weights a fresh run begins with: a run directory or weight file.
+    pub warm_start: Option<&'a Path>,
 }
 
-/// Weighted error of every sample of a batch, `[B]`: the squared error in x0 times the weight, computed on the network's own
-/// target `(x0 - c_skip x) / c_out`, which keeps it accurate where c_out is small.
-pub fn sample_losses(model: &Model, config: &DiffusionTraining, batch: &Batch, key: Key) -> Result<Tensor> {
-    let weight = |s: f64| config.weighting.weight(s, config.sigma_data()) * model.preconditioning(s).c_out.powi(2);
-    let weights = row_factors(&batch.sigmas, &batch.x0, weight)?.flatten_all()?;
-    Ok((network_errors(model, batch, Some(key))? * weights)?)
+/// Sees how a training goes.
+pub trait Observer {
+    /// Now and then, and at the end. `samples`: `[B, C, H, W]`, scaled as the model is trained on them, always of the same seeds; none
+    /// where none are drawn. An error is shown and does not stop the training.
+    ///
+    /// # Errors
+    /// Whatever it cannot do.
+    fn milestone(&self, seen_images: u64, samples: Option<&Tensor>) -> std::result::Result<(), Box<dyn std::error::Error>>;
 }
 
-/// Mean squared error of every sample of a batch on the network's own target, `[B]`, without a weight. `train`: the key of the
-/// dropout, which is off without one.
-pub fn network_errors(model: &Model, batch: &Batch, train: Option<Key>) -> Result<Tensor> {
-    let (sigmas, x0) = (&batch.sigmas, &batch.x0);
-    let x = (x0 + batch.eps.broadcast_mul(&row_factors(sigmas, x0, |s| s)?)?)?;
-    let condition = match &batch.context {
-        Some(context) => model.text_condition(context)?,
-        None => model.condition(&batch.labels, &batch.attributes)?,
-    };
-    let condition = model.with_images(condition, batch.images.as_ref(), sigmas.len())?;
-    let answer = model.network(&x, sigmas, &condition, train)?;
-    let skipped = x.broadcast_mul(&row_factors(sigmas, x0, |s| model.preconditioning(s).c_skip)?)?;
-    let target = (x0 - skipped)?.broadcast_mul(&row_factors(sigmas, x0, |s| 1.0 / model.preconditioning(s).c_out)?)?;
-    Ok(ops::mse_loss(&answer, &target)?)
-}
-
-/// Steps in a row without a finite gradient after which a run stops: by then the weights or the data are broken.
-const MAX_SKIPPED_IN_A_ROW: u64 = 20;
-
-fn check_skipped(optimizer: &Optimizer, position: &Position) -> Result<()> {
-    if optimizer.skipped_in_a_row() < MAX_SKIPPED_IN_A_ROW {
-        return Ok(());
+/// Trains until `config.images`, from where `run` stands. `boundaries`: sigmas between the stages, ascending. Of several processes the
+/// first has the run directory; all must have the same configuration and data.
+///
+/// # Errors
+/// If the parts do not fit, the run directory cannot be written, gradients stay non-finite, or another process ended.
+pub fn train(
+    config: &DiffusionTraining,
+    data: TrainingData<'_>,
+    boundaries: &[f64],
+    run: Option<&mut RunDir>,
+    context: &TrainContext<'_>,
+) -> Result<TrainSummary> {
+    let result = train_with_peers(config, data, boundaries, run, context);
+    match &result {
+        Ok(_) => context.peers.leave(),
+        Err(e) => context.peers.abort(&e.to_string()),
     }
-    Err(Error::NonFinite(format!(
-        "in the gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row, the last at {} images; the last checkpoint is kept: lower the learning rate or look at the data",
-        position.seen_images
-    )))
+    result
 }
 
-/// Where a run stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Position {
-    seen_images: u64,
-    step: u64,
-}
+fn train_with_peers(
+    config: &DiffusionTraining,
+    data: TrainingData<'_>,
+    boundaries: &[f64],
+    mut run: Option<&mut RunDir>,
+    context: &TrainContext<'_>,
+) -> Result<TrainSummary> {
+    // Build.
+    config.validate()?;
+    let (device, peers) = (context.device, context.peers);
+    check_ranks(config, peers)?;
+    let mut model = Model::new(&model_config(config, data, boundaries)?, config.seed, device)?;
+    model.checkpoint_activations(config.checkpoint_activations);
+    let stages = parameters::trained_stages(config)?;
+    let noise = NoiseSampler::new(config.noise, &config.schedule, boundaries, &config.stage_policy)?.restricted_to(&stages)?;
+    let objective = Objective::new(config, device)?;
 
-impl Position {
-    fn advance(&mut self, batch: usize) {
-        self.seen_images += batch as u64;
-        self.step += 1;
-    }
-}
-
-/// What a checkpoint holds beside tensors.
-#[derive(Debug, Serialize, Deserialize)]
-struct State {
-    position: Position,
-    record: Record,
-}
-
-fn restore(parts: &CheckpointParts, model: &Model, optimizer: &mut Optimizer, ema: &mut Ema) -> Result<State> {
-    let state: State = serde_json::from_value(parts.state.clone())
-        .map_err(|e| Error::Config(format!("the state of the checkpoint cannot be read: {e}")))?;
-    model.store().load(&parts.model_map(), "the checkpoint's model.safetensors")?;
-    let Position { seen_images, step } = state.position;
-    ema.load(&parts.ema_map(), EmaCounters { updates: step, seen_images })?;
-    optimizer.load(&parts.optimizer_map())?;
-    Ok(state)
-}
-
-fn save(run: &mut RunDir, model: &Model, ema: &Ema, optimizer: &Optimizer, state: &State) -> Result<()> {
-    let parts = CheckpointParts {
-        model: model.store().tensors(),
-        ema: ema.tensors(),
-        optimizer: optimizer.tensors()?,
-        state: serde_json::to_value(state).map_err(|e| Error::Config(e.to_string()))?,
-        metadata: model.metadata()?,
+    // Begin, from other weights or a checkpoint.
+    let checkpoint = match &mut run {
+        Some(run) => {
+            let keep = Keep { last: config.keep_checkpoints, every_images: config.keep_every_images, best: config.keep_best };
+            run.set_keep(keep)?;
+            run.resume(device, Damaged::Refuse)?
+        }
+        None => None,
     };
-    run.save(state.position.seen_images, &parts)?;
+    if let (None, Some(path), true) = (&checkpoint, context.warm_start, peers.is_first()) {
+        context.progress.note(&format!("begins with {}", warm_start::warm_start(&model, path)?));
+    }
+    parameters::freeze(config, &model)?;
+    let mut optimizer = parameters::optimizer(config, &model, objective.store())?;
+    let mut ema = Ema::new(model.store(), config.ema)?;
+    let mut tracks = Tracks::new(model.store(), &config.post_hoc)?;
+    let mut state = State { position: Position::default(), record: Record::new(model.stages()) };
+    let mut parts = Parts { model: &model, objective: &objective, optimizer: &mut optimizer, ema: &mut ema, tracks: &mut tracks };
+    if let Some((_, checkpoint)) = &checkpoint {
+        state = parts.restore(checkpoint)?;
+    }
+    drop(checkpoint);
+    if peers.ranks().count > 1 {
+        state = parts.share(peers, state)?;
+    }
+
+    // Step by step.
+    let parameters =
+        model.store().trainable().into_iter().chain(objective.store().trainable()).map(|p| p.var().clone()).collect();
+    let worker = Worker { config, model: &model, objective: &objective, peers, parameters };
+    let from = (state.position.seen_images, peers.ranks());
+    let mut batches = Batches::new((data, model.config()), config, noise, from, context.progress)?;
+    let flops = flops(&model)?;
+    let mut watch = Stopwatch::new();
+    let mut finished = true;
+    let label = format!("training the {}-stage model", model.stages());
+    context.progress.start(&label, config.images, "images");
+    while state.position.seen_images < config.images {
+        let overtime = config.max_minutes > 0.0 && watch.elapsed() > 60.0 * config.max_minutes && peers.is_first();
+        let stop = context.interrupt.is_set() || overtime;
+        if stop && peers.ranks().count == 1 {
+            finished = false;
+            break;
+        }
+        // The last batch is as long as the others: a run's length does not change what came before it.
+        let gradient = worker.gradient(&mut batches, state.position, stop, device)?;
+        let lr_multiplier = config.lr_schedule.multiplier(state.position.step, state.position.seen_images);
+        let max_grad_norm = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
+        let options = StepOptions { lr_multiplier, max_grad_norm };
+        let report = match &run {
+            Some(_) => parts.optimizer.step_and_average(&gradient.grads, options, parts.ema, config.batch as u64)?,
+            None => parts.optimizer.step(&gradient.grads, options)?,
+        };
+        if run.is_some() {
+            parts.tracks.update(config.batch as u64)?;
+        }
+        state.position.advance(config.batch);
+        watch.step();
+        check_skipped(config, parts.optimizer, &state.position)?;
+
+        // Status, pictures and checkpoint.
+        state.record.add(
+            &StepOutcome {
+                losses: &gradient.losses,
+                x0_errors: &gradient.x0_errors,
+                sigmas: &gradient.sigmas,
+                pairs: gradient.pairs,
+                grad_norm: report.grad_norm,
+            },
+            &model,
+        );
+        let seen = state.position.seen_images;
+        let last = seen >= config.images || gradient.stop;
+        let passed = |every: u64| crossed(seen, config.batch, every);
+        let mut message = String::new();
+        if passed(config.log_every_images)
+            && let Some(run) = &mut run
+        {
+            let seconds = watch.seconds_per_step();
+            let facts = Facts {
+                skipped_steps: parts.optimizer.skipped(),
+                lr: config.optimizer.lr * lr_multiplier,
+                seconds_per_step: seconds,
+                seconds_left: config.images.saturating_sub(seen) as f64 / config.batch as f64 * seconds,
+                images_per_second: if seconds > 0.0 { config.batch as f64 / seconds } else { 0.0 },
+                memory_bytes: resident_bytes(),
+                flops: flops.clone(),
+                grad_norms: worker.norms(&gradient.grads)?,
+            };
+            let line = state.record.take(&state.position, &facts);
+            run.log(line.json)?;
+            message = line.message;
+        }
+        drop(gradient.grads);
+        context.progress.advance(seen, &message);
+        if let Some(run) = &run {
+            if passed(config.post_hoc.every_images) || last {
+                parts.store_averages(run, seen)?;
+            }
+            if passed(config.save_every_images) && !last {
+                parts.save(run, &mut state)?;
+                watch.pause();
+            }
+            if passed(config.grid.every_images) && !last {
+                milestone(&model, parts.ema, seen, config, context)?;
+                watch.pause();
+            }
+        }
+        if gradient.stop {
+            finished = seen >= config.images;
+            break;
+        }
+    }
+    // A run that was complete before stays as it is.
+    if let Some(run) = &run
+        && (state.position.seen_images > from.0 || run.latest().is_none())
+    {
+        parts.save(run, &mut state)?;
+        if finished {
+            milestone(&model, parts.ema, state.position.seen_images, config, context)?;
+        }
+    }
+    context.progress.finish();
+    Ok(TrainSummary {
+        seen_images: state.position.seen_images,
+        seconds_per_step: watch.seconds_per_step(),
+        seconds: watch.elapsed(),
+        skipped_steps: parts.optimizer.skipped(),
+        finished,
+    })
+}
+
+/// Draws with the average and shows it.
+fn milestone(model: &Model, ema: &Ema, seen_images: u64, config: &DiffusionTraining, context: &TrainContext<'_>) -> Result<()> {
+    let Some(observer) = context.observer else { return Ok(()) };
+    let drawn = || -> Result<Option<Tensor>> {
+        let averaged = Model::new(model.config(), config.seed, context.device)?;
+        averaged.store().load(&ema.tensors().into_iter().collect(), "the average")?;
+        averaged.store().freeze();
+        grid::draw(&averaged, &config.grid, context.interrupt)
+    };
+    let shown = match drawn() {
+        Ok(samples) => observer.milestone(seen_images, samples.as_ref()),
+        // Weights that are not good yet, or a request to stop: the next steps deal with it.
+        Err(e) => observer.milestone(seen_images, None).and(Err(e.into())),
+    };
+    if let Err(e) = shown
+        && !context.interrupt.is_set()
+    {
+        tracing::warn!("no pictures of the training at {seen_images} images: {e}");
+    }
     Ok(())
 }
 
-/// Whether a step of `batch` images that ends at `seen` passed a multiple of `every`.
+/// A step's images are divided evenly.
+fn check_ranks(config: &DiffusionTraining, peers: &Peers) -> Result<()> {
+    let count = peers.ranks().count;
+    match config.batch.is_multiple_of(count) {
+        true => Ok(()),
+        false => Err(Error::Config(format!("`batch`: expected a multiple of the {count} processes, got {}", config.batch))),
+    }
+}
+
+/// Floating-point operations of a sample of each stage, forward and backward: a multiply-accumulate is two, and the backward pass of
+/// what is trained costs twice the forward pass. Recomputed activations are not counted.
+fn flops(model: &Model) -> Result<Vec<f64>> {
+    let costs = costs(&model.config().unet, model.config().cost_input())?;
+    let trains_shared = model.store().trainable().iter().any(|p| parameters::decoder_of(p.name()).is_none());
+    let passes = PASSES as f64;
+    let shared = costs.shared.macs() as f64 * if trains_shared { passes } else { 1.0 };
+    Ok(costs.decoders.iter().map(|decoder| 2.0 * (shared + passes * decoder.macs() as f64)).collect())
+}
+
+fn check_skipped(config: &DiffusionTraining, optimizer: &Optimizer, position: &Position) -> Result<()> {
+    if optimizer.skipped_in_a_row() < config.max_skipped_steps {
+        return Ok(());
+    }
+    Err(Error::NonFinite(format!(
+        "in the gradients of {} steps in a row, the last at {} images; the last checkpoint is kept: lower the learning rate or look at the data",
+        config.max_skipped_steps, position.seen_images
+    )))
+}
+
+/// Whether a step of `batch` images that ends at `seen` passed a multiple of `every`; 0: never.
 fn crossed(seen: u64, batch: usize, every: u64) -> bool {
-    seen / every > (seen - batch as u64) / every
+    every > 0 && seen / every > (seen - batch as u64) / every
 }
 
 /// The frozen model of a weight file, of a folder with one ([`MODEL`]), or of the newest checkpoint of a run (its average).

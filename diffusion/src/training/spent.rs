@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use strata_training::{checkpoint, run};
 
-use super::State;
+use super::checkpoint::State;
 use crate::{
     Error, Result,
     model::ModelConfig,
@@ -39,7 +39,7 @@ impl Spent {
         let state: State = serde_json::from_value(checkpoint::read_state(folder)?)
             .map_err(|e| Error::file(folder, format!("the state of the checkpoint cannot be read: {e}")))?;
         let seen_images = state.position.seen_images;
-        let mut images_per_stage = state.record.images_per_stage().to_vec();
+        let mut images_per_stage = state.record.images_per_stage();
         for record in run::read_stats(path)?.iter().filter(|r| r["seen_images"].as_u64().is_some_and(|seen| seen <= seen_images))
         {
             for (sum, n) in images_per_stage.iter_mut().zip(record["images_per_stage"].as_array().into_iter().flatten()) {

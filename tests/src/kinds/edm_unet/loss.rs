@@ -2,7 +2,12 @@
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
-use strata_diffusion::noise::{NoiseDistribution, Weighting};
+use strata_diffusion::{
+    denoiser::Parametrization,
+    noise::NoiseDistribution,
+    schedule::Schedule,
+    weighting::{Weighed, Weighting},
+};
 
 use super::network::Network;
 use crate::golden::{Answer, Case, Config};
@@ -20,7 +25,9 @@ pub fn run(case: &Case) -> Result<Answer> {
         let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
         Tensor::from_vec(values, (n, 1, 1, 1), y.device())
     };
-    let weights: Vec<f64> = sigmas.iter().map(|s| loss.weighting.weight(*s, loss.sigma_data)).collect();
+    let schedule = Schedule::default();
+    let of = Weighed { parametrization: Parametrization::F { sigma_data: loss.sigma_data }, schedule: &schedule };
+    let weights: Vec<f64> = sigmas.iter().map(|s| loss.weighting.weight(*s, of)).collect();
     let noised = (&y + noise.broadcast_mul(&rows(&sigmas)?)?)?;
     let condition = network.condition(case, n)?;
     let d = match stage {
@@ -86,13 +93,12 @@ impl Loss {
         match self.levels {
             Levels::Vp { beta_d, beta_min, epsilon_t } => {
                 let t = 1.0 + rnd * (epsilon_t - 1.0);
-                let schedule =
-                    strata_diffusion::schedule::Schedule::VpLinear { beta_min, beta_max: beta_min + beta_d, t_min: epsilon_t };
+                let schedule = Schedule::VpLinear { beta_min, beta_max: beta_min + beta_d, t_min: epsilon_t };
                 schedule.sigma(t)
             }
-            Levels::Ve { sigma_min, sigma_max } => strata_diffusion::schedule::Schedule::Ve { sigma_min, sigma_max }.sigma(rnd),
+            Levels::Ve { sigma_min, sigma_max } => Schedule::Ve { sigma_min, sigma_max }.sigma(rnd),
             Levels::LogNormal(NoiseDistribution::LogNormal { mean, std }) => (mean + std * rnd).exp(),
-            Levels::LogNormal(NoiseDistribution::UniformTime) => f64::NAN,
+            Levels::LogNormal(_) => f64::NAN,
         }
     }
 
