@@ -6,11 +6,12 @@ use serde_json::Value;
 use crate::{
     Error, Result,
     denoiser::Parametrization,
-    noise::{NoiseDistribution, Weighting},
+    noise::NoiseDistribution,
     schedule::Schedule,
     schedule_discrete::{BetaCurve, Discrete, DiscreteConfig},
     training::DiffusionTraining,
     unet::LdmUNetConfig,
+    weighting::Weighting,
 };
 
 /// A file; what concerns training (`data`, `lightning`) is passed over.
@@ -109,8 +110,8 @@ pub fn ldm_config(yaml: &Value) -> Result<(DiffusionTraining, Option<f64>)> {
     network.size = side(p.image_size.as_ref().or(unet.image_size.as_ref()))?;
     let (parametrization, weighting) = match p.parameterization {
         Target::Eps => (Parametrization::Eps, Weighting::Eps),
-        Target::X0 => (Parametrization::X0, Weighting::default()),
-        Target::V => (Parametrization::V, Weighting::default()),
+        Target::X0 => (Parametrization::X0, Weighting::Network),
+        Target::V => (Parametrization::V, Weighting::Network),
     };
     let config = DiffusionTraining {
         parametrization,
