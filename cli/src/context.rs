@@ -84,17 +84,17 @@ fn device(name: &str) -> anyhow::Result<Device> {
     }
 }
 
-/// The first Ctrl-C asks; the second ends the process at once.
+/// The first Ctrl-C, or another request to end, asks; the second ends the process at once.
 fn listen(interrupt: &Interrupt) -> anyhow::Result<()> {
     let interrupt = interrupt.clone();
-    ctrlc::set_handler(move || {
+    let ask = move || {
         if interrupt.is_set() {
             std::process::exit(130);
         }
         interrupt.trigger();
         eprintln!("\nstopping: finishing this step and saving (Ctrl-C again stops at once)");
-    })
-    .context("cannot listen for Ctrl-C")
+    };
+    strata_nn::memory::keep_hangup_ignored(|| ctrlc::set_handler(ask)).context("cannot listen for Ctrl-C")
 }
 
 /// Warnings of the libraries, for example of a broken picture; `--quiet` silences progress, not these.

@@ -1,4 +1,4 @@
-//! How the process keeps its memory and its threads.
+//! How the process keeps its memory, its threads and what it was told about signals.
 
 /// Tells the C library's allocator to keep freed memory instead of handing it back to the system with each large tensor.
 ///
@@ -24,6 +24,20 @@ pub fn let_idle_threads_sleep() {
     unsafe {
         libc::setenv(c"CANDLE_BARRIER_POOL_SPIN_LIMIT".as_ptr(), c"0".as_ptr(), 0);
     }
+}
+
+/// Runs `listen`, which installs handlers of signals, and leaves the hang-up signal ignored where it was, as `nohup` has it.
+pub fn keep_hangup_ignored<T>(listen: impl FnOnce() -> T) -> T {
+    #[cfg(unix)]
+    // SAFETY: no handler of ours is named, only that the signal is to be ignored.
+    let before = unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    let result = listen();
+    #[cfg(unix)]
+    if before == libc::SIG_IGN {
+        // SAFETY: as above.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    }
+    result
 }
 
 /// Makes the calling thread one of those that rayon divides work between, of which there are `threads` (by default what

@@ -177,7 +177,7 @@ mod tests {
             samplers(&texts).map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
         assert_eq!(typed(&["euler,ddim:eta=0.5", "heun"]).unwrap(), ["euler", "ddim:eta=0.5", "heun"]);
-        let churn = typed(&["churn:churn=4,noise=1.01,euler"]).unwrap();
+        let churn = typed(&["edm:s_churn=4,s_noise=1.01,euler"]).unwrap();
         assert_eq!((churn.len(), churn[1].as_str()), (2, "euler"));
         assert!(typed(&["eular"]).unwrap_err().to_string().contains("did you mean `euler`"));
     }
