@@ -193,10 +193,10 @@ mod tests {
         } })
     }
 
-    /// What the published file says is the preset that was made by hand from it.
+    /// A file with the published values describes the preset.
     #[test]
     #[allow(clippy::unwrap_used)]
-    fn a_published_file_describes_the_preset() {
+    fn a_file_describes_the_preset() {
         let (config, factor) = ldm_config(&multistage()).unwrap();
         let (_, preset) = DiffusionTraining::PRESETS.iter().find(|(name, _)| *name == "celebahq256-ldm-multistage").unwrap();
         let preset: DiffusionTraining = toml::from_str(preset).unwrap();
