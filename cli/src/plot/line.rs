@@ -40,6 +40,21 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
+impl Curve {
+    /// The curves of points that are called by their curve, in the order in which these first occur, each along x.
+    pub fn of(points: impl IntoIterator<Item = (String, (f64, f64))>) -> Vec<Self> {
+        let mut curves: Vec<Self> = Vec::new();
+        for (name, point) in points {
+            match curves.iter_mut().find(|curve| curve.name == name) {
+                Some(curve) => curve.points.push(point),
+                None => curves.push(Self { name, points: vec![point] }),
+            }
+        }
+        curves.iter_mut().for_each(|curve| curve.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
+        curves
+    }
+}
+
 /// What is in a plot.
 #[derive(Clone, Debug, Default)]
 pub struct LinePlot {

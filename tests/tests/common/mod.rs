@@ -52,9 +52,13 @@ pub fn binary() -> &'static Path {
 pub fn strata(folder: &Path) -> assert_cmd::Command {
     let mut command = assert_cmd::Command::new(binary());
     command.current_dir(folder).timeout(std::time::Duration::from_secs(300));
-    // What is kept for the next time stays in the test's folder.
-    command.env("XDG_CACHE_HOME", folder.join("cache"));
+    command.env("XDG_CACHE_HOME", cache(folder));
     command
+}
+
+/// What is kept for the next time stays in the test's folder.
+pub fn cache(folder: &Path) -> PathBuf {
+    folder.join("cache")
 }
 
 /// Writes `n` pictures of mixed sizes into `folder`, alternately PNG and JPEG.

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{binary, pictures, strata};
+use super::{binary, cache, pictures, strata};
 
 /// An autoencoder that learns in a moment.
 pub const SMALL_AUTOENCODER: &[&str] =
@@ -71,8 +71,9 @@ pub fn kill_when(folder: &Path, args: &[&str], watched: &Path, count: usize) {
 
 /// Runs `strata args` and kills it as soon as `ready`.
 pub fn kill_once(folder: &Path, args: &[&str], ready: impl Fn() -> bool) {
-    let mut child =
-        Command::new(binary()).args(args).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut command = Command::new(binary());
+    command.args(args).current_dir(folder).env("XDG_CACHE_HOME", cache(folder));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     while !ready() {
         assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
         std::thread::yield_now();

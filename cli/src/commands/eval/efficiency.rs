@@ -108,16 +108,9 @@ fn as_json(row: &Row<'_>, name: &str) -> Value {
 /// The distance over the arithmetic of the training, and over that of sampling: a curve for each run.
 fn plots(rows: &[Row<'_>], name: &str) -> [LinePlot; 2] {
     let plot = |which: usize, title: &str, x_label: &str, x: fn(&Row<'_>) -> Option<f64>| {
-        let mut curves: Vec<Curve> = Vec::new();
-        for row in rows.iter().filter(|row| row.plots[which]) {
-            let Some(x) = x(row) else { continue };
-            let (called, point) = (row.subject.name.display().to_string(), (x, row.measured.distance));
-            match curves.iter_mut().find(|curve| curve.name == called) {
-                Some(curve) => curve.points.push(point),
-                None => curves.push(Curve { name: called, points: vec![point] }),
-            }
-        }
-        curves.iter_mut().for_each(|curve| curve.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
+        let points = rows.iter().filter(|row| row.plots[which]);
+        let called = |row: &Row<'_>| Some((row.subject.name.display().to_string(), (x(row)?, row.measured.distance)));
+        let curves = Curve::of(points.filter_map(called));
         let (title, x_label, y_label) = (title.to_string(), x_label.to_string(), network::spelled(name).to_string());
         LinePlot { title, x_label, y_label, curves, log_x: true, log_y: true, marks: true, ..LinePlot::default() }
     };

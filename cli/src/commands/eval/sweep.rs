@@ -151,16 +151,8 @@ fn plot(rows: &[Row<'_>], name: &str) -> LinePlot {
     };
     let differs = |i: usize| i != along && rows.iter().any(|row| parts[i](row) != parts[i](&rows[0]));
     let telling: Vec<usize> = (0..parts.len()).filter(|i| differs(*i)).collect();
-    let mut curves: Vec<Curve> = Vec::new();
-    for row in rows {
-        let called = telling.iter().map(|i| parts[*i](row)).collect::<Vec<_>>().join(", ");
-        let point = (x(row), row.measured.distance);
-        match curves.iter_mut().find(|curve| curve.name == called) {
-            Some(curve) => curve.points.push(point),
-            None => curves.push(Curve { name: called, points: vec![point] }),
-        }
-    }
-    curves.iter_mut().for_each(|curve| curve.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
+    let called = |row: &Row<'_>| telling.iter().map(|i| parts[*i](row)).collect::<Vec<_>>().join(", ");
+    let curves = Curve::of(rows.iter().map(|row| (called(row), (x(row), row.measured.distance))));
     let (x_label, y_label) = (x_label.to_string(), network::spelled(name).to_string());
     LinePlot { title: "Sweep".to_string(), x_label, y_label, curves, log_x, log_y: true, marks: true, ..LinePlot::default() }
 }

@@ -9,6 +9,7 @@ use super::{
     bias::Bias,
     gather::Gather,
     gemm::{Matrix, Packed},
+    reduce::add,
     scratch::{fresh, with_scratch},
     simd::vectorized,
 };
@@ -88,14 +89,16 @@ fn side_by_side(taps: &[Matrix<'_>], c: usize, n: usize) -> Packed {
     Packed::new(&[Matrix::rows(&dense, taps.len() * n)], c, taps.len() * n)
 }
 
-/// Adds `n` numbers of every row of `from`, `width` apart, to the next `n` of y.
-fn collect(y: &mut [f32], from: &[f32], n: usize, width: usize) {
-    match n {
-        1 => collect_1(y, from, width),
-        2 => collect_2(y, from, width),
-        3 => collect_3(y, from, width),
-        4 => collect_4(y, from, width),
-        _ => collect_any(y, from, n, width),
+vectorized! {
+    /// Adds `n` numbers of every row of `from`, `width` apart, to the next `n` of y.
+    fn collect(y: &mut [f32], from: &[f32], n: usize, width: usize) {
+        match n {
+            1 => collect_of::<1>(y, from, width),
+            2 => collect_of::<2>(y, from, width),
+            3 => collect_of::<3>(y, from, width),
+            4 => collect_of::<4>(y, from, width),
+            _ => y.chunks_exact_mut(n).zip(from.chunks(width)).for_each(|(y, from)| add(y, &from[..n])),
+        }
     }
 }
 
@@ -104,30 +107,6 @@ fn collect_of<const N: usize>(y: &mut [f32], from: &[f32], width: usize) {
     for (y, from) in y.chunks_exact_mut(N).zip(from.chunks(width)) {
         for j in 0..N {
             y[j] += from[j];
-        }
-    }
-}
-
-vectorized! {
-    fn collect_1(y: &mut [f32], from: &[f32], width: usize) {
-        collect_of::<1>(y, from, width);
-    }
-
-    fn collect_2(y: &mut [f32], from: &[f32], width: usize) {
-        collect_of::<2>(y, from, width);
-    }
-
-    fn collect_3(y: &mut [f32], from: &[f32], width: usize) {
-        collect_of::<3>(y, from, width);
-    }
-
-    fn collect_4(y: &mut [f32], from: &[f32], width: usize) {
-        collect_of::<4>(y, from, width);
-    }
-
-    fn collect_any(y: &mut [f32], from: &[f32], n: usize, width: usize) {
-        for (y, from) in y.chunks_exact_mut(n).zip(from.chunks(width)) {
-            y.iter_mut().zip(from).for_each(|(y, v)| *y += v);
         }
     }
 }
