@@ -6,7 +6,7 @@ use candle_core::{Tensor, backprop::GradStore};
 use serde::{Deserialize, Serialize};
 use strata_nn::{
     layers::Conv2d,
-    ops::{Conv2dConfig, Padding},
+    ops::{Conv2dConfig, Padding, leaky_relu},
     params::{Init, ParamStore, Parameter, Scope},
 };
 
@@ -78,11 +78,6 @@ impl PatchDiscriminator {
         }
         Ok(channels_first(&self.conv_out.forward(&h)?)?)
     }
-}
-
-/// Slope 0.2 below 0.
-fn leaky_relu(x: &Tensor) -> Result<Tensor> {
-    Ok((x.relu()? - (x.neg()?.relu()? * 0.2)?)?)
 }
 
 /// Our names of the parameters and running statistics of a discriminator in `store`, by their published names below `main.`.

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use strata_nn::{
     Result,
+    ops::{Activation, group_norm},
     params::{Init, Parameter, Scope},
 };
 
@@ -47,25 +48,33 @@ impl BatchNorm {
     /// x: `[B, H, W, C]`, same shape. The batch is normalised with its biased variance; the running one moves towards the
     /// unbiased.
     pub(crate) fn forward(&self, x: &Tensor, statistics: Statistics) -> Result<Tensor> {
-        let dims = x.dims();
-        let rows = x.reshape(((), dims[dims.len() - 1]))?;
-        let (mean, variance) = match statistics {
-            Statistics::Running => (self.running_mean.var().as_detached_tensor(), self.running_var.var().as_detached_tensor()),
+        match statistics {
+            Statistics::Running => self.with_running(x),
             Statistics::Batch => {
-                let mean = rows.mean(0)?;
-                let variance = rows.broadcast_sub(&mean)?.sqr()?.mean(0)?;
-                self.follow(&mean, &variance, rows.dim(0)? as f64)?;
-                (mean, variance)
+                self.follow(&x.detach())?;
+                // A group norm of one sample that has all pixels, each channel a group.
+                let (b, h, w, c) = x.dims4()?;
+                let one = x.reshape((1, b * h, w, c))?;
+                let y = group_norm(&one, &self.weight.get(), &self.bias.get(), c, EPS, None, Activation::Identity)?;
+                Ok(y.reshape((b, h, w, c))?)
             }
-        };
-        let h = rows.broadcast_sub(&mean)?.broadcast_div(&(variance + EPS)?.sqrt()?)?;
-        let h = h.broadcast_mul(&self.weight.get())?.broadcast_add(&self.bias.get())?;
-        Ok(h.reshape(dims)?)
+        }
     }
 
-    fn follow(&self, mean: &Tensor, variance: &Tensor, n: f64) -> Result<()> {
-        let unbiased = (variance.detach() * (n / (n - 1.0).max(1.0)))?;
-        for (running, target) in [(&self.running_mean, mean.detach()), (&self.running_var, unbiased)] {
+    fn with_running(&self, x: &Tensor) -> Result<Tensor> {
+        let (mean, variance) = (self.running_mean.var().as_detached_tensor(), self.running_var.var().as_detached_tensor());
+        let h = x.broadcast_sub(&mean)?.broadcast_div(&(variance + EPS)?.sqrt()?)?;
+        Ok(h.broadcast_mul(&self.weight.get())?.broadcast_add(&self.bias.get())?)
+    }
+
+    /// Moves the running statistics towards those of x.
+    fn follow(&self, x: &Tensor) -> Result<()> {
+        let rows = x.flatten(0, 2)?;
+        let n = rows.dim(0)? as f64;
+        let mean = rows.mean(0)?;
+        let variance = rows.broadcast_sub(&mean)?.sqr()?.mean(0)?;
+        let unbiased = (variance * (n / (n - 1.0).max(1.0)))?;
+        for (running, target) in [(&self.running_mean, mean), (&self.running_var, unbiased)] {
             let before = running.var().as_detached_tensor();
             running.var().set(&((before * (1.0 - MOMENTUM))? + (target * MOMENTUM)?)?)?;
         }

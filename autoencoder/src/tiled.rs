@@ -262,7 +262,7 @@ fn apply(segment: &[Op<'_>], x: Tensor, statistics: &[Affine]) -> Result<Tensor>
             Op::Up(up) => up.forward(&h)?,
             Op::Double => ops::upsample_nearest2x(&h)?,
             Op::Conv(conv) | Op::Half(conv) => conv.forward(&h)?,
-            Op::Relu => h.relu()?,
+            Op::Relu => ops::relu(&h)?,
             Op::Down(down) => down.forward(&h)?,
             Op::Keep => {
                 kept = Some(h.clone());

@@ -236,8 +236,8 @@ fn block(scope: &Scope, c: usize) -> Result<Step> {
 }
 
 fn residual([a, b, c]: &[Conv2d; 3], x: &Tensor) -> strata_nn::Result<Tensor> {
-    let inner = c.forward(&b.forward(&a.forward(x)?.relu()?)?.relu()?)?;
-    Ok((inner + x)?.relu()?)
+    let inner = c.forward(&ops::relu(&b.forward(&ops::relu(&a.forward(x)?)?)?)?)?;
+    ops::relu(&(inner + x)?)
 }
 
 impl Stack {
@@ -272,7 +272,7 @@ impl Stack {
         for step in &self.steps {
             h = match step {
                 Step::Conv(conv) | Step::Half(conv) => conv.forward(&h)?,
-                Step::ConvRelu(conv) => conv.forward(&h)?.relu()?,
+                Step::ConvRelu(conv) => ops::relu(&conv.forward(&h)?)?,
                 Step::Block(convs) => {
                     let convs = convs.clone();
                     checkpoint(self.recompute, &[&h], move |h| residual(&convs, &h[0]))?

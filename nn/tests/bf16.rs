@@ -67,11 +67,13 @@ fn every_operator() {
 #[test]
 fn operators_without_parameters() {
     type Unary = fn(&Tensor) -> strata_nn::Result<Tensor>;
-    let all: [(&str, Unary); 6] = [
+    let all: [(&str, Unary); 8] = [
         ("silu", ops::silu),
         ("gelu", ops::gelu),
         ("gelu_tanh", ops::gelu_tanh),
         ("geglu", ops::geglu),
+        ("relu", ops::relu),
+        ("leaky_relu", ops::leaky_relu),
         ("upsample_nearest2x", ops::upsample_nearest2x),
         ("average_pool2x", ops::average_pool2x),
     ];

@@ -109,6 +109,24 @@ fn activations() {
     refuses(ops::geglu(&zeros(&[2, 3])), &["geglu", "`x`", "even", "[2, 3]"]);
 }
 
+#[test]
+fn rectifiers() {
+    type Unary = fn(&Tensor) -> strata_nn::Result<Tensor>;
+    let all: [(&str, Unary); 2] = [("relu", ops::relu), ("leaky_relu", ops::leaky_relu)];
+    for (name, f) in all {
+        for shape in [vec![3, 5, 8], vec![90, 250]] {
+            // Away from the kink, where differences say nothing.
+            let x = &normal(&[&shape], 2.0)[0];
+            let away = ((x / (x.abs().unwrap() + 1e-9).unwrap()).unwrap() * 0.1).unwrap();
+            check(&format!("{name} {shape:?}"), &|a| f(&a[0]), &[(x + away).unwrap()]);
+        }
+        finite(name, &|a| f(&a[0]), &[&[7, 4]]);
+        refuses(f(&zeros(&[2, 0])), &[name, "`x`", "[2, 0]"]);
+        let y = f(&Tensor::new(&[-1f32, f32::NAN, 3.0], &device()).unwrap()).unwrap().to_vec1::<f32>().unwrap();
+        assert!(y[0] <= 0.0 && y[1].is_nan() && y[2] == 3.0, "{name} {y:?}");
+    }
+}
+
 fn attention(a: &[Tensor], mask: Option<&Tensor>) -> strata_nn::Result<Tensor> {
     let mask = mask.map(|m| m.to_device(a[0].device())).transpose()?;
     ops::attention(&a[0], &a[1], &a[2], 0.7, mask.as_ref())

@@ -76,12 +76,12 @@ impl Backbone {
         let (mut h, mut taps) = (x.clone(), Vec::new());
         for layer in &self.0 {
             match layer {
-                Layer::Conv(conv) => h = conv.forward(&h)?.relu()?,
+                Layer::Conv(conv) => h = ops::relu(&conv.forward(&h)?)?,
                 Layer::MaxPool(config) => h = ops::max_pool2d(&h, *config)?,
                 Layer::Tap => taps.push(h.clone()),
                 Layer::Fire { squeeze, expand1, expand3 } => {
-                    let s = squeeze.forward(&h)?.relu()?;
-                    h = ops::concat_channels(&expand1.forward(&s)?.relu()?, &expand3.forward(&s)?.relu()?)?;
+                    let s = ops::relu(&squeeze.forward(&h)?)?;
+                    h = ops::relu(&ops::concat_channels(&expand1.forward(&s)?, &expand3.forward(&s)?)?)?;
                 }
             }
         }

@@ -38,7 +38,7 @@ impl TextActivation {
             Self::Gelu => ops::gelu(x)?,
             Self::GeluTanh => ops::gelu_tanh(x)?,
             Self::QuickGelu => (ops::silu(&(x * QUICK)?)? / QUICK)?,
-            Self::Relu => x.relu()?,
+            Self::Relu => ops::relu(x)?,
         })
     }
 }

@@ -31,6 +31,16 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     pointwise("gelu_tanh", x, Function::GeluTanh, Tensor::gelu)
 }
 
+/// `max(x, 0)`, any shape; NaN stays.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    pointwise("relu", x, Function::Relu, Tensor::relu)
+}
+
+/// x above 0, `0.2 x` below, any shape: what discriminators use (Isola et al. 2017).
+pub fn leaky_relu(x: &Tensor) -> Result<Tensor> {
+    pointwise("leaky_relu", x, Function::LeakyRelu, composed::activation::leaky_relu)
+}
+
 type Composed = fn(&Tensor) -> candle_core::Result<Tensor>;
 
 fn pointwise(op: &'static str, x: &Tensor, function: Function, composed: Composed) -> Result<Tensor> {

@@ -36,7 +36,7 @@ mod split;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 pub(crate) use cuda::optimizer;
 
-pub use activation::{geglu, gelu, gelu_tanh, silu};
+pub use activation::{geglu, gelu, gelu_tanh, leaky_relu, relu, silu};
 pub use attention::{attention, biased_attention};
 pub use convolution::{Conv2dConfig, Padding, conv2d};
 pub use dropout::dropout;

@@ -56,6 +56,6 @@ pub fn max_pool2d(x: &Tensor, config: PoolConfig) -> Result<Tensor> {
     let (Some(rows), Some(columns)) = (config.windows(h), config.windows(w)) else {
         return Err(Error::argument("max_pool2d", "x", format!("sides of at least {}", kernel - 2 * padding), x.dims()));
     };
-    let pool = MaxPool { input: [b, h, w, c], output: [rows, columns], kernel, stride, padding, places: Default::default() };
+    let pool = MaxPool { input: [b, h, w, c], output: [rows, columns], kernel, stride, padding };
     if cpu::applies(&[x]) { apply1(pool, x) } else { composed::pool::max_pool2d(x, &pool) }
 }

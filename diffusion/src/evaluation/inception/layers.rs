@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
-use strata_nn::ops::{Conv2dConfig, Padding, conv2d};
+use strata_nn::ops::{Conv2dConfig, Padding, conv2d, relu};
 
 use crate::{Error, Result};
 
@@ -18,14 +18,14 @@ pub(super) struct Conv {
 impl Conv {
     /// x: `[B, H, W, C_in]` -> `[B, H', W', C_out]`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(conv2d(x, &self.weight, Some(&self.bias), self.config)?.relu()?)
+        Ok(relu(&conv2d(x, &self.weight, Some(&self.bias), self.config)?)?)
     }
 
     /// The same of the 3×3 averages of x, which the convolution, 1×1, is taken before: both are linear, and it has fewer
     /// channels to average.
     pub(super) fn forward_averaged(&self, x: &Tensor) -> Result<Tensor> {
         let y = average3(&conv2d(x, &self.weight, None, self.config)?)?;
-        Ok(y.broadcast_add(&self.bias)?.relu()?)
+        Ok(relu(&y.broadcast_add(&self.bias)?)?)
     }
 }
 

@@ -2,7 +2,11 @@
 
 use candle_core::{D, Tensor};
 
-use crate::Result;
+use crate::{Result, ops::cpu::activation::LEAK};
+
+pub(crate) fn leaky_relu(x: &Tensor) -> candle_core::Result<Tensor> {
+    x.relu()? - (x.neg()?.relu()? * f64::from(LEAK))?
+}
 
 pub(crate) fn geglu(x: &Tensor) -> Result<Tensor> {
     let n = x.dim(D::Minus1)? / 2;

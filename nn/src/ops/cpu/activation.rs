@@ -18,6 +18,8 @@ pub(crate) enum Function {
     Silu,
     Gelu,
     GeluTanh,
+    Relu,
+    LeakyRelu,
 }
 
 /// A function applied to each element.
@@ -38,6 +40,8 @@ impl Kernel<1> for Pointwise {
             Function::Silu => silu,
             Function::Gelu => gelu,
             Function::GeluTanh => gelu_tanh,
+            Function::Relu => relu,
+            Function::LeakyRelu => leaky_relu,
         };
         let mut y = fresh(x.len());
         y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| map(x, y));
@@ -49,6 +53,8 @@ impl Kernel<1> for Pointwise {
             Function::Silu => silu_gradient,
             Function::Gelu => gelu_gradient,
             Function::GeluTanh => gelu_tanh_gradient,
+            Function::Relu => relu_gradient,
+            Function::LeakyRelu => leaky_relu_gradient,
         };
         let mut dx = fresh(x.len());
         let pieces = dx.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).zip(dy.par_chunks(PIECE));
@@ -104,6 +110,9 @@ impl Kernel<1> for Geglu {
     }
 }
 
+/// Slope of the leaky rectifier below 0.
+pub(crate) const LEAK: f32 = 0.2;
+
 /// sqrt(2/π) and the cubic coefficient of the tanh approximation (Hendrycks & Gimpel 2016).
 const TANH: (f32, f32) = (0.797_884_6, 0.044_715);
 
@@ -145,6 +154,26 @@ vectorized! {
             let s = 1.0 / (1.0 + e);
             // e·s² is s' and vanishes with e; written so, nothing overflows.
             *dx = dy * (s + x * (s * (1.0 - s)) * (2.0 * TANH.0 * (1.0 + 3.0 * TANH.1 * x * x)));
+        }
+    }
+
+    fn relu(x: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = if x < 0.0 { 0.0 } else { x });
+    }
+
+    fn relu_gradient(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+            *dx = if x <= 0.0 { 0.0 } else { dy };
+        }
+    }
+
+    fn leaky_relu(x: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = if x < 0.0 { LEAK * x } else { x });
+    }
+
+    fn leaky_relu_gradient(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+            *dx = if x <= 0.0 { LEAK * dy } else { dy };
         }
     }
 

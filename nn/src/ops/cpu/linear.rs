@@ -102,7 +102,8 @@ pub(crate) fn weight_gradient(s: Sizes, x: &[f32], dy: &[f32]) -> Vec<f32> {
     }
     let Sizes { rows, n_in, n_out } = s;
     let packed = Packed::new(&[Matrix::rows(x, n_in)], rows, n_in);
-    let block = n_out.div_ceil(n_out.div_ceil(168));
+    let blocks = n_out.div_ceil(168).next_power_of_two();
+    let block = n_out.div_ceil(blocks);
     let blocks = n_out.div_ceil(block);
     let spans = 8usize.div_ceil(blocks).clamp(1, rows.div_ceil(512));
     let mut partial = fresh(spans * n_out * n_in);
@@ -132,7 +133,8 @@ fn weight_block(s: Sizes, x: &Packed, dy: &[f32], span: Range<usize>, first: usi
 /// Rows of x (each `k` wide) times `matrix` (`[k, n]`), plus bias.
 fn product(x: &[f32], k: usize, matrix: &Packed, n: usize, bias: Option<Bias<'_>>) -> Vec<f32> {
     let rows = x.len() / k;
-    let tile = rows.div_ceil(8).clamp(14, 252).next_multiple_of(14);
+    let pieces = rows.div_ceil(252).next_multiple_of(8);
+    let tile = rows.div_ceil(pieces).max(14);
     let mut y = fresh(rows * n);
     y.par_chunks_mut(tile * n).zip(x.par_chunks(tile * k)).enumerate().for_each(|(i, (y, x))| {
         if let Some(bias) = bias {

@@ -1,10 +1,10 @@
 //! Largest values of windows, channels last.
 
-use std::{ops::Range, sync::OnceLock};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::kernel::Kernel;
+use super::{kernel::Kernel, scratch::fresh, simd::vectorized};
 
 /// Shapes of one pooling, all known to agree.
 pub(crate) struct MaxPool {
@@ -15,8 +15,6 @@ pub(crate) struct MaxPool {
     pub kernel: usize,
     pub stride: usize,
     pub padding: usize,
-    /// Pixel of the image that each value of the result is from, kept for the backward pass.
-    pub places: OnceLock<Vec<u32>>,
 }
 
 impl MaxPool {
@@ -26,26 +24,49 @@ impl MaxPool {
         first.saturating_sub(self.padding)..(first + self.kernel).saturating_sub(self.padding).min(n)
     }
 
-    /// One row of the result and where it is from.
-    fn row(&self, image: &[f32], row: usize, y: &mut [f32], places: &mut [u32]) {
+    /// Where the pixels of the window begin in an image.
+    fn window(&self, row: usize, column: usize) -> impl Iterator<Item = usize> {
         let [_, h, w, c] = self.input;
-        for (column, (y, places)) in y.chunks_exact_mut(c).zip(places.chunks_exact_mut(c)).enumerate() {
+        let columns = self.span(column, w);
+        self.span(row, h).flat_map(move |y| columns.clone().map(move |x| (y * w + x) * c))
+    }
+
+    /// One row of the result.
+    fn row(&self, image: &[f32], row: usize, y: &mut [f32]) {
+        let c = self.input[3];
+        for (column, y) in y.chunks_exact_mut(c).enumerate() {
             y.fill(f32::NEG_INFINITY);
-            for iy in self.span(row, h) {
-                for ix in self.span(column, w) {
-                    let pixel = iy * w + ix;
-                    keep_larger(&image[pixel * c..][..c], pixel as u32, y, places);
-                }
+            self.window(row, column).for_each(|at| keep_larger(&image[at..at + c], y));
+        }
+    }
+
+    /// Adds the gradients of an image's results to the pixels that they are from.
+    fn scatter(&self, image: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let [columns, c] = [self.output[1], self.input[3]];
+        let mut left = vec![0.0; c];
+        for (i, (y, dy)) in y.chunks_exact(c).zip(dy.chunks_exact(c)).enumerate() {
+            left.copy_from_slice(dy);
+            for at in self.window(i / columns, i % columns) {
+                give(&image[at..at + c], y, &mut left, &mut dx[at..at + c]);
             }
         }
     }
 }
 
-/// NaN counts as larger, so that it is not lost.
-fn keep_larger(x: &[f32], pixel: u32, y: &mut [f32], places: &mut [u32]) {
-    for ((x, y), place) in x.iter().zip(y).zip(places) {
-        if *x > *y || x.is_nan() {
-            (*y, *place) = (*x, pixel);
+vectorized! {
+    /// NaN counts as larger, so that it is not lost.
+    fn keep_larger(x: &[f32], y: &mut [f32]) {
+        for (x, y) in x.iter().zip(y) {
+            *y = if (*x > *y) | x.is_nan() { *x } else { *y };
+        }
+    }
+
+    /// Gives what is left of the gradients of y to the pixel where it is from.
+    fn give(x: &[f32], y: &[f32], left: &mut [f32], dx: &mut [f32]) {
+        for (((x, y), left), dx) in x.iter().zip(y).zip(left).zip(dx) {
+            let here = (*x == *y) | (x.is_nan() & y.is_nan());
+            *dx += if here { *left } else { 0.0 };
+            *left = if here { 0.0 } else { *left };
         }
     }
 }
@@ -58,28 +79,21 @@ impl Kernel<1> for MaxPool {
     }
 
     fn forward(&self, [x]: [&[f32]; 1]) -> Vec<f32> {
-        let [_, h, w, c] = self.input;
+        let [b, h, w, c] = self.input;
         let [rows, columns] = self.output;
-        let n = self.input[0] * rows * columns * c;
-        let (mut y, mut places) = (vec![0.0; n], vec![0; n]);
-        y.par_chunks_mut(columns * c).zip(places.par_chunks_mut(columns * c)).enumerate().for_each(|(i, (y, places))| {
-            self.row(&x[i / rows * (h * w * c)..][..h * w * c], i % rows, y, places);
+        let mut y = fresh(b * rows * columns * c);
+        y.par_chunks_mut(columns * c).enumerate().for_each(|(i, y)| {
+            self.row(&x[i / rows * (h * w * c)..][..h * w * c], i % rows, y);
         });
-        let _ = self.places.set(places);
         y
     }
 
-    fn backward(&self, [x]: [&[f32]; 1], _: [bool; 1], _: &[f32], dy: &[f32]) -> [Option<Vec<f32>>; 1] {
+    fn backward(&self, [x]: [&[f32]; 1], _: [bool; 1], y: &[f32], dy: &[f32]) -> [Option<Vec<f32>>; 1] {
         let [_, h, w, c] = self.input;
         let mut dx = vec![0.0; x.len()];
-        let per_image = self.output[0] * self.output[1] * c;
-        let Some(places) = self.places.get() else { return [None] };
-        let images = dx.par_chunks_mut(h * w * c).zip(dy.par_chunks(per_image)).zip(places.par_chunks(per_image));
-        images.for_each(|((dx, dy), places)| {
-            for (i, (dy, place)) in dy.iter().zip(places).enumerate() {
-                dx[*place as usize * c + i % c] += dy;
-            }
-        });
+        let (image, result) = (h * w * c, self.output[0] * self.output[1] * c);
+        let images = dx.par_chunks_mut(image).zip(x.par_chunks(image)).zip(y.par_chunks(result)).zip(dy.par_chunks(result));
+        images.for_each(|(((dx, x), y), dy)| self.scatter(x, y, dy, dx));
         [Some(dx)]
     }
 }

@@ -36,6 +36,8 @@ impl Operator<1> for Pointwise {
             Function::Silu => "silu",
             Function::Gelu => "gelu",
             Function::GeluTanh => "gelu_tanh",
+            Function::Relu => "relu",
+            Function::LeakyRelu => "leaky_relu",
         };
         let mut y = card.alloc(x.dtype(), x.len)?;
         let args = vec![Arg::In(x), Arg::Out(&mut y), Arg::Long(x.len)];
@@ -48,6 +50,8 @@ impl Operator<1> for Pointwise {
             Function::Silu => "silu_gradient",
             Function::Gelu => "gelu_gradient",
             Function::GeluTanh => "gelu_tanh_gradient",
+            Function::Relu => "relu_gradient",
+            Function::LeakyRelu => "leaky_relu_gradient",
         };
         let mut dx = card.alloc(x.dtype(), x.len)?;
         let args = vec![Arg::In(x), Arg::In(dy), Arg::Out(&mut dx), Arg::Long(x.len)];

@@ -4,6 +4,9 @@
 #define TANH0 0.7978846f
 #define TANH1 0.044715f
 
+// Slope of the leaky rectifier below 0.
+#define LEAK 0.2f
+
 // The normal distribution: the probability below x, and the density at x.
 static __device__ float normal_below(float x) { return 0.5f * erfcf(-0.70710678f * x); }
 
@@ -26,6 +29,20 @@ KERNEL(gelu, const T* x, T* y, long long n) { EACH(i, n) store(y, i, gelu_value(
 
 KERNEL(gelu_tanh, const T* x, T* y, long long n) { EACH(i, n) store(y, i, gelu_tanh_value(load(x, i))); }
 
+KERNEL(relu, const T* x, T* y, long long n) {
+    EACH(i, n) {
+        const float v = load(x, i);
+        store(y, i, v < 0.0f ? 0.0f : v);
+    }
+}
+
+KERNEL(leaky_relu, const T* x, T* y, long long n) {
+    EACH(i, n) {
+        const float v = load(x, i);
+        store(y, i, v < 0.0f ? LEAK * v : v);
+    }
+}
+
 KERNEL(silu_gradient, const T* x, const T* dy, T* dx, long long n) {
     EACH(i, n) store(dx, i, load(dy, i) * silu_slope(load(x, i)));
 }
@@ -36,6 +53,14 @@ KERNEL(gelu_gradient, const T* x, const T* dy, T* dx, long long n) {
 
 KERNEL(gelu_tanh_gradient, const T* x, const T* dy, T* dx, long long n) {
     EACH(i, n) store(dx, i, load(dy, i) * gelu_tanh_slope(load(x, i)));
+}
+
+KERNEL(relu_gradient, const T* x, const T* dy, T* dx, long long n) {
+    EACH(i, n) store(dx, i, load(x, i) <= 0.0f ? 0.0f : load(dy, i));
+}
+
+KERNEL(leaky_relu_gradient, const T* x, const T* dy, T* dx, long long n) {
+    EACH(i, n) store(dx, i, load(x, i) <= 0.0f ? LEAK * load(dy, i) : load(dy, i));
 }
 
 // x: rows of (a, g), each `width` wide; y = a gelu(g), n elements.
