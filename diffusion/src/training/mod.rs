@@ -224,6 +224,7 @@ fn train_with_peers(
             parts.tracks.update(config.batch as u64)?;
         }
         state.position.advance(config.batch);
+        watch.network(gradient.network);
         watch.step();
         check_skipped(config, parts.optimizer, &state.position)?;
 
@@ -250,6 +251,7 @@ fn train_with_peers(
                 skipped_steps: parts.optimizer.skipped(),
                 lr: config.optimizer.lr * lr_multiplier,
                 seconds_per_step: seconds,
+                share_outside: watch.share_outside(),
                 seconds_left: config.images.saturating_sub(seen) as f64 / config.batch as f64 * seconds,
                 images_per_second: if seconds > 0.0 { config.batch as f64 / seconds } else { 0.0 },
                 memory_bytes: resident_bytes(),

@@ -69,6 +69,8 @@ pub struct Facts {
     pub skipped_steps: u64,
     pub lr: f64,
     pub seconds_per_step: f64,
+    /// Share of a step outside forward and backward passes.
+    pub share_outside: f64,
     pub seconds_left: f64,
     pub images_per_second: f64,
     pub memory_bytes: Option<u64>,
@@ -146,6 +148,7 @@ impl Record {
             "skipped_steps": facts.skipped_steps,
             "lr": facts.lr,
             "seconds_per_step": facts.seconds_per_step,
+            "share_outside_network": facts.share_outside,
             "images_per_second": facts.images_per_second,
             "seconds_left": facts.seconds_left,
             "memory_bytes": facts.memory_bytes,

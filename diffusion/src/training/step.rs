@@ -1,5 +1,7 @@
 //! One step's gradient: over the parts of a batch, and over the processes that share it.
 
+use std::time::{Duration, Instant};
+
 use candle_core::{Device, Tensor, Var, backprop::GradStore};
 use strata_nn::{ops, random::Key};
 use strata_training::{
@@ -21,6 +23,8 @@ pub(super) struct Gradient {
     pub pairs: (f64, u64),
     /// Whether a process was asked to stop.
     pub stop: bool,
+    /// What forward and backward passes took.
+    pub network: Duration,
 }
 
 /// Who computes a step's gradient.
@@ -43,14 +47,17 @@ impl Worker<'_> {
         let mut grads = GradStore::default();
         // Losses, errors in x0, the pairs' sum and number, whether to stop.
         let mut shared = vec![0.0f32; 2 * all + 3];
+        let mut network = Duration::ZERO;
         for first in (0..own).step_by(part) {
             let n = part.min(own - first);
             let rows = if n == own { batch.clone() } else { batch.part(first, n)? };
             // Parts differ in their dropout; which process computes one does not matter to it.
             let key = Key::new(self.config.seed, "dropout").step(position.step).index((first * ranks.count + ranks.rank) as u64);
+            let begun = Instant::now();
             let losses = self.objective.losses(self.model, &rows, Some(key))?;
             grads.extend(losses.objective.sum(0)?.affine(1.0 / all as f64, 0.0)?.backward()?)?;
             let values = losses.weighted.to_vec1::<f32>()?.into_iter().zip(losses.x0_error.to_vec1::<f32>()?);
+            network += begun.elapsed();
             for (k, (loss, x0_error)) in values.enumerate() {
                 let place = (first + k) * ranks.count + ranks.rank;
                 (shared[place], shared[all + place]) = (loss, x0_error);
@@ -62,6 +69,7 @@ impl Worker<'_> {
         self.peers.sum_gradients(&mut grads, &self.parameters, &mut shared)?;
         Ok(Gradient {
             grads,
+            network,
             sigmas: batches.sigmas(position.seen_images, all),
             pairs: (f64::from(shared[2 * all]), shared[2 * all + 1].round() as u64),
             stop: shared[2 * all + 2] > 0.0,
