@@ -12,7 +12,9 @@ use std::{
 };
 
 use common::{
-    pictures, refusal, strata,
+    pictures,
+    ranks::{end, free_port, spawn},
+    refusal, strata,
     tiles::{hash, tile, tiles},
 };
 use serde_json::Value;
@@ -105,6 +107,27 @@ fn cli_eval_statistics_are_kept_and_exchanged() {
     let before = fd("copy").0;
     (0..20).for_each(|i| tile(&copy, i, |x, _, _| (x * 16) as u8));
     assert_ne!(fd("copy").0, before);
+}
+
+#[test]
+fn cli_eval_statistics_of_two_processes_are_those_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(root().join("e.safetensors"), dir.path().join("e.safetensors")).unwrap();
+    let data = root().join("data").display().to_string();
+    let few = |out, num| ["eval", "statistics", "--data", &data, "--num", num, "--extractor", "e.safetensors", "--out", out];
+    let of = |out| few(out, "77");
+    let port = free_port();
+    for (ok, text) in [0, 1].map(|rank| spawn(dir.path(), &of("two.npz"), rank, port)).map(end) {
+        assert!(ok, "{text}");
+    }
+    strata(dir.path()).args(of("one.npz")).assert().success();
+    let distance = measured(dir.path(), &["fd", "--samples", "two.npz", "--reference", "one.npz"]).0;
+    assert!(distance["frechet_distance"]["value"].as_f64().unwrap().abs() < 1e-9, "{distance}");
+    // A process that was asked for something else does not begin.
+    let port = free_port();
+    let ends = [(0, "77"), (1, "76")].map(|(rank, num)| spawn(dir.path(), &few("never.npz", num), rank, port)).map(end);
+    assert!(ends.iter().all(|(ok, text)| !ok && text.contains("rank 1 was started with other settings")), "{ends:?}");
+    assert!(!dir.path().join("never.npz").exists());
 }
 
 #[test]

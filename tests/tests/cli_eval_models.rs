@@ -38,7 +38,7 @@ fn root() -> Arc<tempfile::TempDir> {
             ["--set", "save_every_images=24"],
             ["--set", "keep_checkpoints=3"],
             ["--set", "log_every_images=20"],
-            ["--set", "ema={ kind = \"power\", relative_width = 0.1 }"],
+            ["--set", "post_hoc={ widths = [0.05, 0.1], every_images = 12 }"],
         ];
         ok(dir.path(), &train, &[&small.concat()[..], &["--quiet"]].concat());
         Arc::new(dir)

@@ -4,15 +4,12 @@
 
 mod common;
 
-use std::{
-    io::Read,
-    net::TcpListener,
-    path::Path,
-    process::{Child, Command, Stdio},
-};
+use std::path::Path;
 
 use common::{
-    binary, contents, refusal,
+    contents,
+    ranks::{end, free_port, spawn},
+    refusal,
     run::{kill_when, ok},
     strata,
 };
@@ -116,7 +113,7 @@ fn log(run: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(run.join("stats.jsonl")).unwrap();
     let mut records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for record in &mut records {
-        for key in ["seconds_per_step", "seconds_left", "images_per_second", "memory_bytes"] {
+        for key in ["seconds_per_step", "share_outside_network", "seconds_left", "images_per_second", "memory_bytes"] {
             assert!(record.as_object_mut().unwrap().remove(key).is_some(), "{key}");
         }
     }
@@ -197,25 +194,6 @@ fn cli_a_multistage_network_begins_with_a_single_decoder_and_trains_one_alone() 
     assert!(refusal(strata(folder).args(args("wrong", &wrong))).contains("`train_stages`"));
     let wrong = ["--freeze", "encoders"];
     assert!(refusal(strata(folder).args(args("wrong-part", &wrong))).contains("`freeze`"));
-}
-
-/// One of two processes, as torchrun starts them.
-fn spawn(folder: &Path, args: &[&str], rank: usize, port: u16) -> Child {
-    let mut command = Command::new(binary());
-    command.args(args).current_dir(folder).env("RANK", rank.to_string()).env("WORLD_SIZE", "2").env("LOCAL_RANK", "0");
-    command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string()).env("RAYON_NUM_THREADS", "1");
-    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Whether it succeeded, and what it said.
-fn end(mut child: Child) -> (bool, String) {
-    let mut text = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-    (child.wait().unwrap().success(), text)
 }
 
 #[test]

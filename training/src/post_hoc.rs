@@ -146,15 +146,7 @@ pub struct PostHoc {
 /// # Errors
 /// No stored averages up to there; a damaged file; a width out of its range.
 pub fn average(run: &Path, width: f64, seen_images: Option<u64>) -> Result<PostHoc> {
-    let folder = run.join(FOLDER);
-    let all = list(&folder)?;
-    let newest = all.iter().map(|(_, s)| s.seen_images).max().unwrap_or(0);
-    let seen_images = seen_images.unwrap_or(newest);
-    let used: Vec<_> = all.into_iter().filter(|(_, s)| s.seen_images <= seen_images && s.seen_images > 0).collect();
-    if used.is_empty() {
-        let message = "no average was stored up to there; set `post_hoc.widths`, for example to [0.05, 0.1], in training";
-        return Err(Error::file(folder, message));
-    }
+    let (used, seen_images) = stored(run, seen_images)?;
     let profile = |s: &Stored| Profile { time: s.seen_images as f64, std: s.width };
     let target = Profile { time: seen_images as f64, std: width };
     let profiles: Vec<Profile> = used.iter().map(|(_, s)| profile(s)).collect();
@@ -174,6 +166,28 @@ pub fn average(run: &Path, width: f64, seen_images: Option<u64>) -> Result<PostH
     let tensors = sums.into_iter().map(|(name, t)| Ok((name, t.to_dtype(DType::F32)?))).collect::<Result<_>>()?;
     let shares = used.into_iter().map(|(path, _)| path).zip(shares).collect();
     Ok(PostHoc { tensors, metadata, seen_images, shares })
+}
+
+/// The files that an average at `seen_images`, by default at the newest of them, is made of.
+///
+/// # Errors
+/// As [`average`].
+pub fn files(run: &Path, seen_images: Option<u64>) -> Result<Vec<PathBuf>> {
+    Ok(stored(run, seen_images)?.0.into_iter().map(|(path, _)| path).collect())
+}
+
+/// The averages that were stored up to there, and where that is.
+fn stored(run: &Path, seen_images: Option<u64>) -> Result<(Vec<(PathBuf, Stored)>, u64)> {
+    let folder = run.join(FOLDER);
+    let all = list(&folder)?;
+    let newest = all.iter().map(|(_, s)| s.seen_images).max().unwrap_or(0);
+    let seen_images = seen_images.unwrap_or(newest);
+    let used: Vec<_> = all.into_iter().filter(|(_, s)| s.seen_images <= seen_images && s.seen_images > 0).collect();
+    if used.is_empty() {
+        let message = "no average was stored up to there; set `post_hoc.widths`, for example to [0.05, 0.1], in training";
+        return Err(Error::file(folder, message));
+    }
+    Ok((used, seen_images))
 }
 
 /// The stored averages, oldest first.

@@ -1,5 +1,7 @@
 //! Which of how many processes this one is, from the environment that the usual launchers set.
 
+use std::ops::Range;
+
 use crate::{Error, Result};
 
 /// One of `count` processes that share a task.
@@ -29,6 +31,11 @@ const LAUNCHERS: [[&str; 3]; 4] = [
 ];
 
 impl Ranks {
+    /// This process's part of `n` things that lie in a row; the parts are about as long.
+    pub fn part(&self, n: usize) -> Range<usize> {
+        self.rank * n / self.count..(self.rank + 1) * n / self.count
+    }
+
     /// From this process's environment; one process alone where no launcher has set anything.
     ///
     /// # Errors

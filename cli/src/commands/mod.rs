@@ -16,6 +16,7 @@ pub mod eval;
 pub mod images;
 pub mod inspect;
 pub mod inspect_weights;
+mod peers;
 pub mod pull;
 pub mod push;
 mod push_card;

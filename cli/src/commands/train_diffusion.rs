@@ -9,10 +9,10 @@ use strata_diffusion::{
     training::{self, DiffusionTraining, Observer, TrainContext, TrainSummary, TrainingData, model_config, train},
     unet,
 };
-use strata_training::{NoProgress, Peers, Progress, Ranks, RunDir, settings::to_toml, sha256_file};
+use strata_training::{NoProgress, Progress, Ranks, RunDir, settings::to_toml, sha256_file};
 use toml::{Table, Value};
 
-use super::{settings, train_pictures::Pictures};
+use super::{peers, settings, train_pictures::Pictures};
 use crate::{Outcome, args, context::Context, hint::hinted};
 
 /// The autoencoder's copy in a latents folder and in a run, so that both are complete by themselves.
@@ -146,11 +146,7 @@ impl Job {
             inputs.insert("warm_start_sha256".into(), Value::String(sha256_file(training::weight_file(path)?)?));
         }
         identity.insert("inputs".into(), Value::Table(inputs));
-        let give_up = |reason: &str| {
-            eprintln!("error: the ranks of this run: {reason}");
-            std::process::exit(1);
-        };
-        let peers = Peers::connect(Ranks::from_env()?, &to_toml(&identity)?, give_up)?;
+        let peers = peers::connect(Ranks::from_env()?, &to_toml(&identity)?)?;
         let mut run = if peers.is_first() {
             let opened = self.open(out, &identity, autoencoder.as_deref(), context);
             Some(opened.inspect_err(|e| peers.abort(&e.to_string()))?)

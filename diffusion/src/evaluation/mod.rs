@@ -11,6 +11,7 @@
 //! - [`inception`]: the network whose features FID and KID look at.
 //! - [`inception_score`]: how certain and how varied a classifier finds samples, without reference.
 //! - [`manifold`]: precision, recall, density and coverage.
+//! - [`shared`]: a set that several processes have divided among them.
 //! - [`vision`]: CLIP's image tower and DINOv2, for distances of their own names.
 
 pub mod classifier;
@@ -24,6 +25,7 @@ pub mod inception_score;
 pub mod kid;
 pub mod manifold;
 pub mod moments;
+pub mod shared;
 pub mod vision;
 
 use crate::{Error, Result};

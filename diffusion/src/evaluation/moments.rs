@@ -114,6 +114,21 @@ impl Moments {
         Ok(())
     }
 
+    /// All of it as numbers: count, mean, scatter.
+    pub(super) fn to_numbers(&self) -> Vec<f64> {
+        let d = self.mean.len();
+        let scatter = (0..d * d).map(|k| self.scatter[(k % d, k / d)]);
+        std::iter::once(self.count as f64).chain(self.mean.iter().copied()).chain(scatter).collect()
+    }
+
+    /// What [`Moments::to_numbers`] gave for rows of `dim` numbers; `None` if they are too few.
+    pub(super) fn from_numbers(dim: usize, numbers: &[f64]) -> Option<Self> {
+        let (count, rest) = numbers.split_first()?;
+        let (mean, scatter) = rest.split_at_checked(dim)?;
+        let scatter = (scatter.len() == dim * dim).then(|| Mat::from_fn(dim, dim, |i, j| scatter[j * dim + i]))?;
+        Some(Self { count: *count as u64, mean: mean.to_vec(), scatter })
+    }
+
     /// Joins the mean of `n` further rows, whose scatter about it has been added (Chan et al. 1979).
     fn shift_to(&mut self, n: u64, mean: &[f64]) {
         let (before, new) = (self.count as f64, n as f64);
@@ -129,6 +144,11 @@ impl Moments {
         }
         self.mean.iter_mut().zip(&delta).for_each(|(m, d)| *m += d * (new / all));
         self.count += n;
+    }
+
+    /// Width of the rows.
+    pub fn dim(&self) -> usize {
+        self.mean.len()
     }
 
     /// Rows seen.

@@ -1,21 +1,19 @@
 //! Which weights of a checkpoint: its average, those that were trained, or an average of another length, put together afterwards.
 
 use std::{
-    collections::HashMap,
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use strata_training::{
-    EmaSchedule,
     checkpoint::{self, Part},
-    power_ema::{Profile, exponent, reconstruct},
-    run, sha256_bytes,
+    post_hoc,
+    power_ema::exponent,
+    sha256_bytes, sha256_file,
 };
 
-use super::DiffusionTraining;
 use crate::{Error, Result, model::Model};
 
 /// An average of the weights along a training.
@@ -25,7 +23,7 @@ pub enum Average {
     Kept,
     /// None: the weights as they were trained.
     None,
-    /// Of this width relative to the images seen (Karras et al. 2024), from the averages of several checkpoints.
+    /// Of this width relative to the images seen (Karras et al. 2024), from the averages that the run has stored.
     Width(f64),
 }
 
@@ -75,8 +73,8 @@ impl Point {
             Average::Kept => recorded(&self.checkpoint, Part::Ema),
             Average::None => recorded(&self.checkpoint, Part::Model),
             Average::Width(width) => {
-                let parts = self.stored()?;
-                let all = parts.iter().map(|(_, folder)| recorded(folder, Part::Ema)).collect::<Result<Vec<_>>>()?;
+                let parts = post_hoc::files(&self.run, Some(self.seen_images))?;
+                let all = parts.iter().map(sha256_file).collect::<strata_training::Result<Vec<_>>>()?;
                 Ok(sha256_bytes(format!("{} {width}", all.join(" ")).as_bytes()))
             }
         }
@@ -93,52 +91,11 @@ impl Point {
             Average::None => Model::load(&file(Part::Model), device),
             Average::Width(width) => {
                 let model = Model::load(&file(Part::Ema), device)?;
-                model.store().load(&self.put_together(width, device)?, &format!("an average of width {width}"))?;
+                let average = post_hoc::average(&self.run, width, Some(self.seen_images))?;
+                model.store().load(&average.tensors.into_iter().collect(), &format!("an average of width {width}"))?;
                 Ok(model)
             }
         }
-    }
-
-    /// Sum of the stored averages, each with its share.
-    fn put_together(&self, width: f64, device: &Device) -> Result<HashMap<String, Tensor>> {
-        let (stored, parts) = (self.stored_width()?, self.stored()?);
-        let profile = |seen: u64, std: f64| Profile { time: seen as f64, std };
-        let profiles: Vec<Profile> = parts.iter().map(|(seen, _)| profile(*seen, stored)).collect();
-        let shares = reconstruct(&profiles, &[profile(self.seen_images, width)])?.coefficients;
-        let mut sums: HashMap<String, Tensor> = HashMap::new();
-        for ((_, folder), share) in parts.iter().zip(shares) {
-            for (name, tensor) in checkpoint::read_part(folder, Part::Ema, device)?.tensors {
-                let scaled = tensor.affine(share[0], 0.0)?;
-                let sum = match sums.get(&name) {
-                    Some(sum) => (sum + scaled)?,
-                    None => scaled,
-                };
-                sums.insert(name, sum);
-            }
-        }
-        Ok(sums)
-    }
-
-    /// The width of the averages that the run keeps.
-    fn stored_width(&self) -> Result<f64> {
-        let mut table = run::read_info(&self.run)?.config;
-        table.remove("inputs");
-        let config: DiffusionTraining = table.try_into().map_err(|e| Error::file(&self.run, format!("its settings: {e}")))?;
-        match config.ema {
-            EmaSchedule::Power { relative_width } => Ok(relative_width),
-            other => Err(Error::file(
-                &self.run,
-                format!(
-                    "averages of other widths are put together from those of `ema = {{ kind = \"power\", ... }}`, this run has {other:?}"
-                ),
-            )),
-        }
-    }
-
-    /// The checkpoints up to this one.
-    fn stored(&self) -> Result<Vec<(u64, PathBuf)>> {
-        self.stored_width()?;
-        Ok(run::checkpoints(&self.run).into_iter().filter(|(seen, _)| *seen <= self.seen_images).collect())
     }
 }
 

@@ -168,6 +168,8 @@ impl DiffusionTraining {
         ("cifar10-ddpmpp-multistage", include_str!("../../presets/cifar10-ddpmpp-multistage.toml")),
         ("small-edm-multistage", include_str!("../../presets/small-edm-multistage.toml")),
         ("emoji-32-edm-multistage", include_str!("../../presets/emoji-32-edm-multistage.toml")),
+        ("emoji-32-ldm-multistage", include_str!("../../presets/emoji-32-ldm-multistage.toml")),
+        ("emoji-32-ddpmpp-multistage", include_str!("../../presets/emoji-32-ddpmpp-multistage.toml")),
         ("small-ddpmpp-multistage", include_str!("../../presets/small-ddpmpp-multistage.toml")),
     ];
 

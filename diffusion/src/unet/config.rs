@@ -222,6 +222,8 @@ impl UNetConfig {
         ("small-multistage", include_str!("../../presets/small-multistage.toml")),
         ("small-edm-multistage", include_str!("../../presets/small-edm-multistage.toml")),
         ("emoji-32-edm-multistage", include_str!("../../presets/emoji-32-edm-multistage.toml")),
+        ("emoji-32-ldm-multistage", include_str!("../../presets/emoji-32-ldm-multistage.toml")),
+        ("emoji-32-ddpmpp-multistage", include_str!("../../presets/emoji-32-ddpmpp-multistage.toml")),
         ("small-ddpmpp-multistage", include_str!("../../presets/small-ddpmpp-multistage.toml")),
     ];
 

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod hub;
+pub mod ranks;
 pub mod run;
 pub mod tiles;
 

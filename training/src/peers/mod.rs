@@ -1,4 +1,4 @@
-//! Processes that train one model together: sums over all of them, and an end of all when one ends.
+//! Processes that share one task, such as training a model: sums over all of them, and an end of all when one ends.
 //!
 //! Every rank is connected to rank 0, which adds up in the order of the ranks, so that a sum is the same bits on every rank and from
 //! run to run. It costs rank 0 twice the gradient times the number of ranks in traffic: enough for some machines with processors,
@@ -135,6 +135,19 @@ impl Peers {
         self.receive(&self.links[0])
     }
 
+    /// Every rank's `data` in the order of the ranks, at rank 0; nothing at the others.
+    ///
+    /// # Errors
+    /// [`Error::Peers`] if a rank has ended.
+    pub fn gather(&self, data: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+        if !self.is_first() {
+            self.links[0].send(&data);
+            return Ok(Vec::new());
+        }
+        let theirs = self.links.iter().map(|link| self.receive(link));
+        std::iter::once(Ok(data)).chain(theirs).collect()
+    }
+
     /// Rank 0's values of tensors of the same names and shapes, float32, float64 or int64.
     ///
     /// # Errors
@@ -260,6 +273,8 @@ mod tests {
         assert_eq!(sums, [[3.0, 0.5]; 2]);
         let told = on_both(&mut peers, |p| p.broadcast(vec![p.ranks().rank as u8; 3]).unwrap());
         assert_eq!(told, [[0; 3], [0; 3]]);
+        let gathered = on_both(&mut peers, |p| p.gather(vec![p.ranks().rank as u8; 2]).unwrap());
+        assert_eq!(gathered, [vec![vec![0; 2], vec![1; 2]], vec![]]);
         let tensors = on_both(&mut peers, |p| {
             let t = Tensor::new(&[7i64 + p.ranks().rank as i64], &Device::Cpu).unwrap();
             p.broadcast_tensors(vec![("n".into(), t)]).unwrap()[0].1.to_vec1::<i64>().unwrap()

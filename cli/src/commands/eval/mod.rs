@@ -11,6 +11,7 @@ mod reconstruction;
 mod reference;
 mod samples;
 mod source;
+mod statistics;
 mod stats_file;
 mod sweep;
 mod two_files;
@@ -24,11 +25,12 @@ use strata_diffusion::evaluation::{
     collect::{Collected, Keep},
 };
 
-use self::{measure::Measured, reference::Reference, samples::Samples, source::Source};
+use self::{measure::Measured, reference::Reference, samples::Samples};
 use crate::{Outcome, args, args::Metric, context::Context};
 pub use efficiency::efficiency;
 pub use nearest::nearest;
 pub use reconstruction::{reconstruction, size_of};
+pub use statistics::statistics;
 pub use sweep::sweep;
 
 /// What is said where another network is named.
@@ -173,22 +175,6 @@ fn print_best(answer: &Value) {
             value["mean"].as_f64().unwrap_or(f64::NAN)
         );
     }
-}
-
-/// `strata eval statistics`
-///
-/// # Errors
-/// As [`run`].
-pub fn statistics(args: &args::EvalStatistics, context: &Context) -> anyhow::Result<Outcome> {
-    let network = network::load(&args.network.which, Asked::Metric(Metric::Fid), context)?;
-    ensure!(!args.spatial || network.spatial() > 0, "--spatial: {SPATIAL_NEEDS}");
-    let source = Source::open(&args.data.data, &args.data.reading.options(), args.num, context)?;
-    let keep = Keep { spatial: args.spatial, ..Keep::default() };
-    let seen = source.read(network.as_ref(), keep, (args.network.batch, args.data.max_bad), context)?;
-    warnings::tell(&seen, network.identity().features, &[Metric::Fid], context);
-    stats_file::write(&args.out, &reference::stored(&seen)?)?;
-    println!("{}: statistics of {} images, {} features", args.out.display(), seen.moments.count(), network.identity().features);
-    Ok(Outcome::Done)
 }
 
 /// `strata eval train-extractor`

@@ -1,6 +1,6 @@
 //! Pictures to describe that lie on disk: a data set, or latents, which are decoded on the way.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use anyhow::ensure;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use strata_diffusion::{
         extractor::Extractor,
     },
 };
-use strata_training::{sha256_bytes, sha256_file};
+use strata_training::{Ranks, sha256_bytes, sha256_file};
 
 use crate::{commands::decode, context::Context};
 
@@ -25,12 +25,12 @@ pub enum Source {
     Latents(Box<Latents>),
 }
 
-/// Latents, what decodes them, and how many of them.
+/// Latents, what decodes them, and which of them.
 pub struct Latents {
     name: String,
     set: LatentSet,
     autoencoder: LoadedAutoencoder,
-    num: usize,
+    rows: Range<usize>,
 }
 
 impl Source {
@@ -44,11 +44,25 @@ impl Source {
         if path.join("manifest.json").is_file() {
             let (set, autoencoder) = decode::open(path, None, context)?;
             let num = first(name, set.len(), num)?;
-            return Ok(Self::Latents(Box::new(Latents { name: name.to_string(), set, autoencoder, num })));
+            return Ok(Self::Latents(Box::new(Latents { name: name.to_string(), set, autoencoder, rows: 0..num })));
         }
         let data = Dataset::open(name, options)?;
         let num = first(name, data.len(), num)?;
         Ok(Self::Files(data, (0..num).collect()))
+    }
+
+    /// What one of several processes takes of it.
+    pub fn part(self, ranks: Ranks) -> Self {
+        match self {
+            Self::Files(data, indices) => {
+                let own = indices[ranks.part(indices.len())].to_vec();
+                Self::Files(data, own)
+            }
+            Self::Latents(latents) => {
+                let rows = ranks.part(latents.rows.len());
+                Self::Latents(Box::new(Latents { rows, ..*latents }))
+            }
+        }
     }
 
     /// Describes all of them.
@@ -70,12 +84,12 @@ impl Source {
                 collect::read(&mut collector, &reading, progress, interrupt)?;
             }
             Self::Latents(latents) => {
-                progress.start("decoding and describing", latents.num as u64, "images");
-                for start in (0..latents.num).step_by(batch.max(1)) {
+                progress.start("decoding and describing", latents.rows.len() as u64, "images");
+                for start in latents.rows.clone().step_by(batch.max(1)) {
                     if interrupt.is_set() {
                         return Err(Error::Interrupted.into());
                     }
-                    let rows = start..(start + batch.max(1)).min(latents.num);
+                    let rows = start..(start + batch.max(1)).min(latents.rows.end);
                     collector.add(&decode::pictures(&latents.autoencoder, &latents.set, rows, None, context)?)?;
                     progress.advance(collector.count(), "");
                 }
@@ -94,7 +108,7 @@ impl Source {
             Self::Files(data, indices) => data.content_sha256(indices)?,
             Self::Latents(latents) => {
                 let manifest = sha256_file(Path::new(&latents.name).join("manifest.json"))?;
-                sha256_bytes(format!("{manifest} {}", latents.num).as_bytes())
+                sha256_bytes(format!("{manifest} {}", latents.rows.end).as_bytes())
             }
         })
     }
@@ -105,7 +119,7 @@ impl Source {
             Self::Files(data, indices) => json!({ "source": data.spec(), "asked": indices.len() }),
             Self::Latents(latents) => {
                 let autoencoder = &latents.set.manifest().autoencoder_sha256;
-                json!({ "source": latents.name, "asked": latents.num, "autoencoder_sha256": autoencoder })
+                json!({ "source": latents.name, "asked": latents.rows.len(), "autoencoder_sha256": autoencoder })
             }
         }
     }
