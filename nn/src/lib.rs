@@ -11,6 +11,7 @@
 //! - [`precision`]: the type of the activations inside networks.
 //! - [`random`]: noise as a function of its coordinates (seed, purpose, step, index).
 //! - [`recompute`]: parts of a network whose activations are computed anew in the backward pass instead of being kept.
+//! - [`vectors`]: loops compiled for the widest vectors of the machine.
 //! - [`weights`]: safetensors files with metadata, written beside their place and renamed.
 //!
 //! ```
@@ -35,6 +36,7 @@ pub mod params;
 pub mod precision;
 pub mod random;
 pub mod recompute;
+pub mod vectors;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -3,7 +3,10 @@
 use candle_core::{DType, Tensor, backprop::GradStore};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use strata_nn::params::Parameter;
+use strata_nn::{
+    params::Parameter,
+    vectors::{Loop, widest},
+};
 
 use crate::{
     Error, Result,
@@ -146,7 +149,7 @@ fn of_tensor(g: &Tensor, map: &(impl Fn(f64) -> f64 + Sync), fold: impl Fn(f64, 
 }
 
 fn of_slice<T: Real>(values: &[T], map: &(impl Fn(f64) -> f64 + Sync), fold: impl Fn(f64, f64) -> f64 + Copy + Sync) -> f64 {
-    let row = |chunk: &[T]| lanes(chunk, map, fold);
+    let row = |values: &[T]| widest(Lanes { values, map, fold });
     if values.len() <= CHUNK {
         return row(values);
     }
@@ -154,18 +157,30 @@ fn of_slice<T: Real>(values: &[T], map: &(impl Fn(f64) -> f64 + Sync), fold: imp
     parts.into_iter().fold(0.0, fold)
 }
 
-/// Eight independent accumulators, so that the loop is not bound by the latency of one addition.
-fn lanes<T: Real>(values: &[T], map: &impl Fn(f64) -> f64, fold: impl Fn(f64, f64) -> f64 + Copy + Sync) -> f64 {
-    let mut acc = [0.0; 8];
-    let chunks = values.chunks_exact(8);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (a, v) in acc.iter_mut().zip(chunk) {
-            *a = fold(*a, map(v.to_double()));
+/// A fold with eight independent accumulators, so that it is not bound by the latency of one addition.
+struct Lanes<'a, T, M, F> {
+    values: &'a [T],
+    map: &'a M,
+    fold: F,
+}
+
+impl<T: Real, M: Fn(f64) -> f64, F: Fn(f64, f64) -> f64 + Copy> Loop for Lanes<'_, T, M, F> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        let Self { values, map, fold } = self;
+        let mut acc = [0.0; 8];
+        let chunks = values.chunks_exact(8);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for (a, v) in acc.iter_mut().zip(chunk) {
+                *a = fold(*a, map(v.to_double()));
+            }
         }
+        let tail = rest.iter().fold(0.0, |a, v| fold(a, map(v.to_double())));
+        fold(acc.into_iter().fold(0.0, fold), tail)
     }
-    let tail = rest.iter().fold(0.0, |a, v| fold(a, map(v.to_double())));
-    fold(acc.into_iter().fold(0.0, fold), tail)
 }
 
 pub(crate) fn wrong_dtype(got: DType) -> Error {

@@ -9,6 +9,7 @@ use std::{
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout};
 use rayon::prelude::*;
+use strata_nn::vectors::{Loop, widest};
 
 use crate::host::{Real, window, window_mut};
 
@@ -151,26 +152,40 @@ struct Row<'a, T> {
     e: &'a mut [T],
 }
 
-impl<'a, T: Real> Row<'a, T> {
-    fn each(self, f: impl Fn(&mut T, T, &mut T, &mut T, Option<&mut T>), blend: Option<&Blend<T>>) {
-        let elements = self.p.iter_mut().zip(self.g).zip(self.m).zip(self.v);
-        if self.peak.is_empty() {
-            elements.for_each(|(((p, g), m), v)| f(p, *g, m, v, None));
+/// A step of every element of a row, then its average.
+struct Each<'a, 'b, T, F> {
+    row: Row<'a, T>,
+    f: &'b F,
+    blend: Option<&'b Blend<T>>,
+}
+
+impl<T: Real, F: Fn(&mut T, T, &mut T, &mut T, Option<&mut T>)> Loop for Each<'_, '_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Row { p, g, m, v, peak, e } = self.row;
+        let elements = p.iter_mut().zip(g).zip(m).zip(v);
+        if peak.is_empty() {
+            elements.for_each(|(((p, g), m), v)| (self.f)(p, *g, m, v, None));
         } else {
-            elements.zip(self.peak).for_each(|((((p, g), m), v), peak)| f(p, *g, m, v, Some(peak)));
+            elements.zip(peak).for_each(|((((p, g), m), v), peak)| (self.f)(p, *g, m, v, Some(peak)));
         }
-        if let Some(blend) = blend {
-            blend.row(self.e, self.p);
+        if let Some(blend) = self.blend {
+            blend.row(e, p);
         }
     }
+}
 
+impl<'a, T: Real> Row<'a, T> {
     fn each_parallel(self, f: impl Fn(&mut T, T, &mut T, &mut T, Option<&mut T>) + Sync, blend: Option<&Blend<T>>) {
         let large = self.p.len() > CHUNK;
-        let rows = self.rows();
+        let rows = self.rows().into_iter().map(|row| Each { row, f: &f, blend });
         if large {
-            rows.into_par_iter().with_min_len(CHUNK / ROW).for_each(|row| row.each(&f, blend));
+            let rows: Vec<_> = rows.collect();
+            rows.into_par_iter().with_min_len(CHUNK / ROW).for_each(widest);
         } else {
-            rows.into_iter().for_each(|row| row.each(&f, blend));
+            rows.for_each(widest);
         }
     }
 
@@ -194,6 +209,7 @@ pub(crate) struct Blend<T> {
 }
 
 impl<T: Real> Blend<T> {
+    #[inline(always)]
     fn row(&self, e: &mut [T], p: &[T]) {
         e.iter_mut().zip(p).for_each(|(e, p)| *e = self.decay * *e + self.weight * *p);
     }

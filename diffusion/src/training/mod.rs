@@ -9,6 +9,7 @@ mod batch;
 mod checkpoint;
 mod conditioning;
 mod config;
+mod course;
 mod data;
 mod grid;
 mod images;
@@ -26,9 +27,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use strata_conditioning::ImageInput;
 use strata_training::{
-    Ema, Interrupt, Optimizer, Peers, Progress, RunDir, StepOptions, Stopwatch,
+    Ema, Interrupt, Peers, Progress, RunDir, Stopwatch,
     checkpoint::Part,
-    memory::resident_bytes,
     post_hoc::Tracks,
     run::{Damaged, Keep},
 };
@@ -46,7 +46,8 @@ pub use spent::{PASSES, Spent};
 pub use warm_start::WarmStart;
 
 use checkpoint::{Parts, Position, State};
-use record::{Facts, Record, StepOutcome};
+use course::Course;
+use record::Record;
 use step::Worker;
 
 use crate::{
@@ -193,134 +194,13 @@ fn train_with_peers(
         state = parts.share(peers, state)?;
     }
 
-    // Step by step.
     let parameters =
         model.store().trainable().into_iter().chain(objective.store().trainable()).map(|p| p.var().clone()).collect();
     let worker = Worker { config, model: &model, objective: &objective, peers, parameters };
     let from = (state.position.seen_images, peers.ranks());
     let mut batches = Batches::new((data, model.config()), config, noise, from, context.progress)?;
     let flops = flops(&model)?;
-    let mut watch = Stopwatch::new();
-    let mut finished = true;
-    let label = format!("training the {}-stage model", model.stages());
-    context.progress.start(&label, config.images, "images");
-    while state.position.seen_images < config.images {
-        let overtime = config.max_minutes > 0.0 && watch.elapsed() > 60.0 * config.max_minutes && peers.is_first();
-        let stop = context.interrupt.is_set() || overtime;
-        if stop && peers.ranks().count == 1 {
-            finished = false;
-            break;
-        }
-        // The last batch is as long as the others: a run's length does not change what came before it.
-        let gradient = worker.gradient(&mut batches, state.position, stop, device)?;
-        let lr_multiplier = config.lr_schedule.multiplier(state.position.step, state.position.seen_images);
-        let max_grad_norm = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
-        let options = StepOptions { lr_multiplier, max_grad_norm };
-        let report = match &run {
-            Some(_) => parts.optimizer.step_and_average(&gradient.grads, options, parts.ema, config.batch as u64)?,
-            None => parts.optimizer.step(&gradient.grads, options)?,
-        };
-        if run.is_some() {
-            parts.tracks.update(config.batch as u64)?;
-        }
-        state.position.advance(config.batch);
-        watch.network(gradient.network);
-        watch.step();
-        check_skipped(config, parts.optimizer, &state.position)?;
-
-        // Status, pictures and checkpoint.
-        state.record.add(
-            &StepOutcome {
-                losses: &gradient.losses,
-                x0_errors: &gradient.x0_errors,
-                sigmas: &gradient.sigmas,
-                pairs: gradient.pairs,
-                grad_norm: report.grad_norm,
-            },
-            &model,
-        );
-        let seen = state.position.seen_images;
-        let last = seen >= config.images || gradient.stop;
-        let passed = |every: u64| crossed(seen, config.batch, every);
-        let mut message = String::new();
-        if passed(config.log_every_images)
-            && let Some(run) = &mut run
-        {
-            let seconds = watch.seconds_per_step();
-            let facts = Facts {
-                skipped_steps: parts.optimizer.skipped(),
-                lr: config.optimizer.lr * lr_multiplier,
-                seconds_per_step: seconds,
-                share_outside: watch.share_outside(),
-                seconds_left: config.images.saturating_sub(seen) as f64 / config.batch as f64 * seconds,
-                images_per_second: if seconds > 0.0 { config.batch as f64 / seconds } else { 0.0 },
-                memory_bytes: resident_bytes(),
-                flops: flops.clone(),
-                grad_norms: worker.norms(&gradient.grads)?,
-            };
-            let line = state.record.take(&state.position, &facts);
-            run.log(line.json)?;
-            message = line.message;
-        }
-        drop(gradient.grads);
-        context.progress.advance(seen, &message);
-        if let Some(run) = &run {
-            if passed(config.post_hoc.every_images) || last {
-                parts.store_averages(run, seen)?;
-            }
-            if passed(config.save_every_images) && !last {
-                parts.save(run, &mut state)?;
-                watch.pause();
-            }
-            if passed(config.grid.every_images) && !last {
-                milestone(&model, parts.ema, seen, config, context)?;
-                watch.pause();
-            }
-        }
-        if gradient.stop {
-            finished = seen >= config.images;
-            break;
-        }
-    }
-    // A run that was complete before stays as it is.
-    if let Some(run) = &run
-        && (state.position.seen_images > from.0 || run.latest().is_none())
-    {
-        parts.save(run, &mut state)?;
-        if finished {
-            milestone(&model, parts.ema, state.position.seen_images, config, context)?;
-        }
-    }
-    context.progress.finish();
-    Ok(TrainSummary {
-        seen_images: state.position.seen_images,
-        seconds_per_step: watch.seconds_per_step(),
-        seconds: watch.elapsed(),
-        skipped_steps: parts.optimizer.skipped(),
-        finished,
-    })
-}
-
-/// Draws with the average and shows it.
-fn milestone(model: &Model, ema: &Ema, seen_images: u64, config: &DiffusionTraining, context: &TrainContext<'_>) -> Result<()> {
-    let Some(observer) = context.observer else { return Ok(()) };
-    let drawn = || -> Result<Option<Tensor>> {
-        let averaged = Model::new(model.config(), config.seed, context.device)?;
-        averaged.store().load(&ema.tensors().into_iter().collect(), "the average")?;
-        averaged.store().freeze();
-        grid::draw(&averaged, &config.grid, context.interrupt)
-    };
-    let shown = match drawn() {
-        Ok(samples) => observer.milestone(seen_images, samples.as_ref()),
-        // Weights that are not good yet, or a request to stop: the next steps deal with it.
-        Err(e) => observer.milestone(seen_images, None).and(Err(e.into())),
-    };
-    if let Err(e) = shown
-        && !context.interrupt.is_set()
-    {
-        tracing::warn!("no pictures of the training at {seen_images} images: {e}");
-    }
-    Ok(())
+    Course { config, context, worker, parts, run, state, watch: Stopwatch::new(), flops }.complete(&mut batches)
 }
 
 /// A step's images are divided evenly.
@@ -340,21 +220,6 @@ fn flops(model: &Model) -> Result<Vec<f64>> {
     let passes = PASSES as f64;
     let shared = costs.shared.macs() as f64 * if trains_shared { passes } else { 1.0 };
     Ok(costs.decoders.iter().map(|decoder| 2.0 * (shared + passes * decoder.macs() as f64)).collect())
-}
-
-fn check_skipped(config: &DiffusionTraining, optimizer: &Optimizer, position: &Position) -> Result<()> {
-    if optimizer.skipped_in_a_row() < config.max_skipped_steps {
-        return Ok(());
-    }
-    Err(Error::NonFinite(format!(
-        "in the gradients of {} steps in a row, the last at {} images; the last checkpoint is kept: lower the learning rate or look at the data",
-        config.max_skipped_steps, position.seen_images
-    )))
-}
-
-/// Whether a step of `batch` images that ends at `seen` passed a multiple of `every`; 0: never.
-fn crossed(seen: u64, batch: usize, every: u64) -> bool {
-    every > 0 && seen / every > (seen - batch as u64) / every
 }
 
 /// The frozen model of a weight file, of a folder with one ([`MODEL`]), or of the newest checkpoint of a run (its average).

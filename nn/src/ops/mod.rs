@@ -19,6 +19,7 @@ mod attention;
 mod composed;
 mod convolution;
 mod cpu;
+pub(crate) use cpu::simd as vectors;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 mod cuda;
 mod dropout;

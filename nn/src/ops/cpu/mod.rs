@@ -20,7 +20,7 @@ pub(super) mod pool;
 mod reduce;
 pub(super) mod resample;
 mod scratch;
-mod simd;
+pub(crate) mod simd;
 mod weights;
 mod winograd;
 

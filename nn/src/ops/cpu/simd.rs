@@ -30,6 +30,38 @@ macro_rules! vectorized {
 }
 pub(crate) use vectorized;
 
+/// A loop over generic numbers, which `vectorized!` cannot name.
+pub trait Loop {
+    /// What it answers.
+    type Output;
+
+    /// Runs it. Inlined always, it is compiled for the vectors that [`widest`] picks; the bits are the same with all of them.
+    fn run(self) -> Self::Output;
+}
+
+/// Runs a loop, compiled for the widest vectors of the machine.
+pub fn widest<L: Loop>(work: L) -> L::Output {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        fn avx512<L: Loop>(work: L) -> L::Output {
+            work.run()
+        }
+        #[target_feature(enable = "avx2")]
+        fn avx2<L: Loop>(work: L) -> L::Output {
+            work.run()
+        }
+        match level() {
+            // SAFETY: all enabled features were found in this processor.
+            Level::Avx512 => return unsafe { avx512(work) },
+            // SAFETY: the enabled feature was found in this processor.
+            Level::Avx2 => return unsafe { avx2(work) },
+            Level::Portable => {}
+        }
+    }
+    work.run()
+}
+
 /// The widest vectors that kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {

@@ -1,0 +1,3 @@
+//! Loops of other crates, compiled for the widest vectors of the machine.
+
+pub use crate::ops::vectors::{Loop, widest};
