@@ -4,8 +4,8 @@
 //! `encoding.json` stands in the manifest's place, `shard-00000.json` beside each shard that is whole, and
 //! `part-00000.safetensors` for one that is not. A shard has the tensors `moments` `[n, C, h, w]`, where C is 2Z (mean,
 //! then log-variance) or Z; `labels` `[n]` int64, -1 for none; and, of sets that have them, `attributes` `[n, A]` int8,
-//! 1 or -1. Its metadata hold the keys and captions. With a text encoder there is
-//! `captions.safetensors`, too: see [`CaptionContexts`]; for models that are shown images, `images.safetensors`: see [`LatentImages`].
+//! 1 or -1. Its metadata hold the keys and captions. With a text or picture encoder there is
+//! `captions.safetensors` or `embeddings.safetensors`, too: see [`Contexts`]; for models that are shown images, `images.safetensors`: see [`LatentImages`].
 
 mod beside;
 mod contexts;
@@ -18,7 +18,7 @@ mod shard_writer;
 mod sums;
 mod writer;
 
-pub use contexts::{CaptionContexts, TextSource};
+pub use contexts::{Contexts, PictureContextsWriter, TextSource};
 pub use images::{ImageKind, ImageSource, LatentImages, LatentImagesWriter};
 pub use manifest::{LatentKind, LatentManifest, LatentType, Shard, SourceInfo};
 pub use set::LatentSet;

@@ -208,14 +208,18 @@ pub struct Encode {
     pub images: Images,
 }
 
-/// What becomes of captions.
+/// What is embedded for models to be told.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Captions")]
+#[command(next_help_heading = "What models are told")]
 pub struct Texts {
     /// Embed the captions, each distinct one once, with this encoder: a folder with config.json, weights and tokenizer of CLIP, BERT
     /// or T5
     #[arg(long, value_name = "DIR")]
     pub text_encoder: Option<PathBuf>,
+    /// Instead, embed each picture with this encoder, for models that are told what samples are to be like: a folder with config.json and
+    /// weights of CLIP or DINOv2
+    #[arg(long, value_name = "DIR", conflicts_with = "text_encoder")]
+    pub picture_encoder: Option<PathBuf>,
     /// Tokens of a caption, start and end included; longer ones are cut [default: 77, or what the encoder takes]
     #[arg(long, value_name = "N", requires = "text_encoder")]
     pub text_tokens: Option<usize>,

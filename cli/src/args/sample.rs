@@ -111,6 +111,13 @@ pub struct Told {
     /// Folder of the text encoder [default: where it lay when the captions were embedded]
     #[arg(long, value_name = "DIR")]
     pub text_encoder: Option<PathBuf>,
+    /// Pictures that the samples are to be like, of a model that was trained on embedded pictures: a file, or a folder whose files the seeds
+    /// take in turn
+    #[arg(long, value_name = "IMAGE|DIR", conflicts_with_all = ["prompt", "prompts", "negative_prompt"])]
+    pub like: Option<PathBuf>,
+    /// Folder of the picture encoder [default: where it lay when the pictures were embedded]
+    #[arg(long, value_name = "DIR")]
+    pub picture_encoder: Option<PathBuf>,
     /// Guide away from this class instead of from no class
     #[arg(long, value_name = "CLASS")]
     pub negative_class: Option<String>,

@@ -9,7 +9,7 @@ use strata_training::Ranks;
 use super::{
     eval::size_of,
     images::{self, Pictures},
-    texts,
+    likeness, texts,
     train_diffusion::keep_autoencoder,
 };
 use crate::{Outcome, args, context::Context};
@@ -39,6 +39,7 @@ pub fn run(args: &args::Encode, context: &Context) -> anyhow::Result<Outcome> {
             texts::embed_captions(&args.out, &args.texts, context)?;
             let pictures =
                 Pictures { autoencoder: &autoencoder, data: &data, transform: &transform, batch: args.batch, tile: args.tile };
+            likeness::embed_pictures(&args.out, args.texts.picture_encoder.as_deref(), &pictures, context)?;
             images::store(&args.out, &args.images, &pictures, context)?;
         }
         Encoded::Missing(shards) => {

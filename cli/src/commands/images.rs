@@ -89,14 +89,18 @@ fn source(args: &args::Images, pictures: &Pictures<'_>) -> anyhow::Result<Option
 }
 
 /// A latent's picture, mirrored as the latent is, and its key.
-struct Read {
+pub struct Read {
     key: String,
     mirrored: bool,
-    picture: RgbImage,
+    /// The picture.
+    pub picture: RgbImage,
 }
 
 /// The pictures of the latents in their order, in batches.
-fn read_ahead(latents: &LatentSet, pictures: &Pictures<'_>) -> anyhow::Result<Ahead<anyhow::Result<Vec<Read>>>> {
+///
+/// # Errors
+/// If a latent's picture is not among the data.
+pub fn read_ahead(latents: &LatentSet, pictures: &Pictures<'_>) -> anyhow::Result<Ahead<anyhow::Result<Vec<Read>>>> {
     let data = pictures.data.clone();
     let places: HashMap<String, usize> =
         (0..data.len()).map(|i| Ok((data.key(i)?, i))).collect::<strata_datasets::Result<_>>()?;

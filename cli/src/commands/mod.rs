@@ -16,6 +16,7 @@ pub mod eval;
 pub mod images;
 pub mod inspect;
 pub mod inspect_weights;
+pub mod likeness;
 mod peers;
 pub mod pull;
 pub mod push;

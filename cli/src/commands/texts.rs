@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use candle_core::{Device, Tensor};
 use strata_conditioning::text::TextEncoder;
-use strata_datasets::{CaptionContexts, LatentSet, TextSource};
+use strata_datasets::{Contexts, LatentSet, TextSource};
 use strata_diffusion::{model::Model, sampling::Prompts};
 use strata_training::sha256_file;
 
@@ -32,7 +32,7 @@ pub fn embed_captions(dir: &Path, args: &args::Texts, context: &Context) -> anyh
     if let Some(there) = latents.contexts() {
         return check_same(there.source(), &source, dir);
     }
-    let texts = CaptionContexts::texts(&latents);
+    let texts = Contexts::texts(&latents);
     if texts.len() == 1 {
         return Err(hinted(
             "--text-encoder: the images have no captions",
@@ -41,9 +41,9 @@ pub fn embed_captions(dir: &Path, args: &args::Texts, context: &Context) -> anyh
     }
     let refs: Vec<&str> = texts.iter().map(String::as_str).collect();
     let embedded = embed(&encoder, &refs, context)?.flatten_all()?.to_vec1::<f32>()?;
-    CaptionContexts::write(dir, &source, texts, &embedded)?;
+    Contexts::write(dir, &source, texts, &embedded)?;
     let after = LatentSet::open(dir)?;
-    let n = after.contexts().map_or(0, CaptionContexts::len);
+    let n = after.contexts().map_or(0, Contexts::len);
     println!("{}: {n} distinct captions embedded, {} tokens of width {}", dir.display(), source.tokens, source.width);
     Ok(())
 }
@@ -59,18 +59,20 @@ pub fn source(path: &Path, encoder: &TextEncoder) -> anyhow::Result<TextSource> 
         sha256: sha256_file(encoder.weights())?,
         tokens: encoder.tokens(),
         width: encoder.width(),
+        pictures: false,
     })
 }
 
 /// The same weights and rows; where they lie may differ.
-fn check_same(there: &TextSource, asked: &TextSource, dir: &Path) -> anyhow::Result<()> {
+pub fn check_same(there: &TextSource, asked: &TextSource, dir: &Path) -> anyhow::Result<()> {
     let of = |s: &TextSource| (s.sha256.clone(), s.tokens);
     if of(there) == of(asked) {
         return Ok(());
     }
     let describe = |s: &TextSource| format!("sha256 {} with {} tokens", s.sha256, s.tokens);
-    let message = format!("{}: its captions were embedded by {}, not by {}", dir.display(), describe(there), describe(asked));
-    Err(hinted(message, "choose another --out, or delete captions.safetensors to embed them anew"))
+    let (what, file) = if there.pictures { ("pictures", "embeddings") } else { ("captions", "captions") };
+    let message = format!("{}: its {what} were embedded by {}, not by {}", dir.display(), describe(there), describe(asked));
+    Err(hinted(message, format!("choose another --out, or delete {file}.safetensors to embed anew")))
 }
 
 /// `[N, tokens, width]` on the encoder's device; says what did not fit.
@@ -107,7 +109,7 @@ pub fn prompts(
     context: &Context,
 ) -> anyhow::Result<Option<(Prompts, Vec<String>)>> {
     let asked = asked(&wish.told)?;
-    let Some(trained) = &model.config().text else {
+    let Some(trained) = model.config().text.as_ref().filter(|source| !source.pictures) else {
         if asked.is_empty() && wish.told.negative_prompt.is_none() && wish.told.text_encoder.is_none() {
             return Ok(None);
         }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::contexts::CaptionContexts;
+use super::contexts::Contexts;
 use super::images::LatentImages;
 use super::manifest::{LatentManifest, sha256};
 use super::shard::{ShardLayout, bytes_per_number, decode, to_attributes, to_labels};
@@ -22,7 +22,7 @@ pub struct LatentSet {
     labels: Vec<i64>,
     /// Row after row.
     attributes: Vec<i8>,
-    contexts: Option<CaptionContexts>,
+    contexts: Option<Contexts>,
     images: Option<LatentImages>,
 }
 
@@ -54,7 +54,7 @@ impl LatentSet {
         if labels.len() != manifest.count || labels.is_empty() {
             return Err(Error::file(dir, format!("the manifest says {} latents, its shards {}", manifest.count, labels.len())));
         }
-        let (contexts, images) = (CaptionContexts::open(dir)?, LatentImages::open(dir, labels.len())?);
+        let (contexts, images) = (Contexts::open(dir, labels.len())?, LatentImages::open(dir, labels.len())?);
         Ok(Self { dir: dir.to_path_buf(), manifest, shards, starts, labels, attributes, contexts, images })
     }
 
@@ -96,7 +96,7 @@ impl LatentSet {
     }
 
     /// The embedded captions; none where `strata encode` was given no text encoder.
-    pub fn contexts(&self) -> Option<&CaptionContexts> {
+    pub fn contexts(&self) -> Option<&Contexts> {
         self.contexts.as_ref()
     }
 

@@ -3,14 +3,14 @@
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use strata_conditioning::Shown;
-use strata_datasets::{CaptionContexts, LatentSet};
+use strata_datasets::{Contexts, LatentSet};
 use strata_nn::random::{Key, uniform_f64};
 use strata_training::{Progress, Ranks};
 
 use super::{
     DiffusionTraining, TrainingData,
     augment::{Augmentation, LABELS},
-    data::Source,
+    data::{Samples, Source},
     images::Images,
 };
 use crate::{Result, model::ModelConfig, noise::NoiseSampler};
@@ -24,7 +24,7 @@ pub struct Batches<'a> {
     classes: bool,
     attributes: bool,
     class_dropout: f64,
-    texts: Option<&'a CaptionContexts>,
+    texts: Option<&'a Contexts>,
     text_dropout: f64,
     attribute_dropout: f64,
     images: Option<Images>,
@@ -146,8 +146,8 @@ impl<'a> Batches<'a> {
             leave_unsaid(&mut samples.attributes[row], drawn < self.attribute_dropout, &mut || uniform_f64(&mut draws));
         }
         let eps = Key::new(self.seed, "noise").normal_rows(&positions, &[c, h, w], device)?;
-        let x0 = Tensor::from_vec(samples.x0, (n, c, h, w), device)?;
-        let context = self.texts.map(|texts| self.context(texts, &positions, &samples.captions, device)).transpose()?;
+        let x0 = Tensor::from_vec(std::mem::take(&mut samples.x0), (n, c, h, w), device)?;
+        let context = self.texts.map(|texts| self.context(texts, &positions, &samples, device)).transpose()?;
         let images = match (&self.images, &self.source) {
             (None, _) => None,
             (Some(images), Source::Latents { set, .. }) => Some(images.stored(set, &positions, &samples.items, device)?),
@@ -171,16 +171,16 @@ impl Batches<'_> {
         labels.concat()
     }
 
-    /// The embedded captions of the samples at `positions`, each dropped by a draw of its own.
-    fn context(&self, texts: &CaptionContexts, positions: &[u64], captions: &[String], device: &Device) -> Result<Tensor> {
+    /// The embedded captions or pictures of the samples at `positions`, each dropped by a draw of its own.
+    fn context(&self, texts: &Contexts, positions: &[u64], samples: &Samples, device: &Device) -> Result<Tensor> {
         let mut values = Vec::new();
-        for (caption, &p) in captions.iter().zip(positions) {
+        for ((caption, item), &p) in samples.captions.iter().zip(&samples.items).zip(positions) {
             let mut draws = Key::new(self.seed, "text-dropout").index(p).generator();
             let dropped = uniform_f64(&mut draws) < self.text_dropout;
-            values.extend(texts.get(if dropped { "" } else { caption })?);
+            values.extend(if dropped { texts.nothing()? } else { texts.get(*item, caption)? });
         }
         let source = texts.source();
-        Ok(Tensor::from_vec(values, (captions.len(), source.tokens, source.width), device)?)
+        Ok(Tensor::from_vec(values, (positions.len(), source.tokens, source.width), device)?)
     }
 }
 

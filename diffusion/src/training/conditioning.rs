@@ -19,6 +19,8 @@ pub enum Conditioning {
     Attributes,
     /// Captions, by the embeddings that `strata encode --text-encoder` stores; latents without them are refused.
     Text,
+    /// Pictures, by the embeddings that `strata encode --picture-encoder` stores; latents without them are refused.
+    Picture,
     /// Nothing.
     None,
 }
@@ -30,13 +32,18 @@ impl Conditioning {
         let (wanted, missing) = match self {
             Self::Class => ("class", classes.is_empty()),
             Self::Attributes => ("attributes", attributes.is_empty()),
-            Self::Text => ("text", data.contexts().is_none()),
+            Self::Text => ("text", data.contexts().is_none_or(|c| c.source().pictures)),
+            Self::Picture => ("picture", data.contexts().is_none_or(|c| !c.source().pictures)),
             Self::Auto | Self::None => ("", false),
         };
         if missing {
             return Err(Error::Config(format!(
-                "`conditioning` is {wanted}, but the data have none: use a data set with {}, or leave it at auto",
-                if wanted == "text" { "captions and `strata encode --text-encoder`" } else { "labels" }
+                "`conditioning` is {wanted}, but the data have none: use {}, or leave it at auto",
+                match self {
+                    Self::Text => "a data set with captions and `strata encode --text-encoder`",
+                    Self::Picture => "`strata encode --picture-encoder`",
+                    _ => "a data set with labels",
+                }
             )));
         }
         let with = |kinds: [Self; 2], names: &[String]| if kinds.contains(&self) { names.to_vec() } else { Vec::new() };

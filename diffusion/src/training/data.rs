@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use strata_conditioning::{ImageCondition, ImageInput};
 use strata_datasets::{
-    CaptionContexts, Crop, Dataset, ImageKind, LatentImages, LatentSet, LoaderOptions, PictureStream, Resampling, Transform,
+    Contexts, Crop, Dataset, ImageKind, LatentImages, LatentSet, LoaderOptions, PictureStream, Resampling, Transform,
 };
 use strata_nn::random::Key;
 use strata_training::{Progress, Ranks};
@@ -63,8 +63,8 @@ pub enum TrainingData<'a> {
 }
 
 impl<'a> TrainingData<'a> {
-    /// Embedded captions, where there are some.
-    pub fn contexts(self) -> Option<&'a CaptionContexts> {
+    /// Embedded captions or pictures, where there are some.
+    pub fn contexts(self) -> Option<&'a Contexts> {
         match self {
             Self::Latents(set) => set.contexts(),
             Self::Pictures(_) => None,

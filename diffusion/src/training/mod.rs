@@ -87,7 +87,8 @@ pub fn model_config(config: &DiffusionTraining, data: TrainingData<'_>, boundari
     }
     unet.check_stages(boundaries.len() + 1)?;
     let (class_names, attribute_names) = config.conditioning.of(data)?;
-    let text = data.contexts().filter(|_| config.conditioning == Conditioning::Text).map(|c| c.source().clone());
+    let embedded = matches!(config.conditioning, Conditioning::Text | Conditioning::Picture);
+    let text = data.contexts().filter(|_| embedded).map(|c| c.source().clone());
     let model = ModelConfig {
         unet,
         parametrization: config.parametrization,

@@ -27,7 +27,11 @@ use self::{
     draw::{Drawn, Job},
     start::Beginning,
 };
-use crate::{Outcome, args, commands::texts, context::Context};
+use crate::{
+    Outcome, args,
+    commands::{likeness, texts},
+    context::Context,
+};
 
 /// Guidance when a class, an attribute or a text is asked for and no scale is given.
 pub const DEFAULT_GUIDANCE: f64 = 2.0;
@@ -81,7 +85,10 @@ pub fn options(
     batch: usize,
     context: &Context,
 ) -> anyhow::Result<(SampleOptions, Option<Vec<String>>)> {
-    let told = texts::prompts(&painter.model, wish, &seeds, context)?;
+    let told = match likeness::pictures(painter, &wish.told, &seeds, context)? {
+        Some(told) => Some(told),
+        None => texts::prompts(&painter.model, wish, &seeds, context)?,
+    };
     let options = SampleOptions {
         labels: labels(&painter.model, wish.told.class.as_deref(), &seeds)?,
         attributes: attributes(&painter.model, &wish.told.attributes)?,
@@ -106,6 +113,7 @@ pub fn guidance_scale(wish: &args::Wish) -> f64 {
         || !told.attributes.is_empty()
         || told.prompt.is_some()
         || told.prompts.is_some()
+        || told.like.is_some()
         || told.autoguidance.is_some();
     wish.guidance.unwrap_or(if guided { DEFAULT_GUIDANCE } else { 1.0 })
 }
