@@ -104,7 +104,9 @@ fn cli_samples_are_like_the_pictures_that_are_shown() {
 
     let refused = |more: &[&str]| refusal(strata(folder).args([&sample[..], &["--out", "none"]].concat()).args(more));
     assert!(refused(&["--prompt", "a cat"]).contains("the model is told pictures"));
-    assert!(refused(&["--like", "pictures/00.png", "--picture-encoder", "others"]).contains("not the picture encoder of this model"));
+    assert!(
+        refused(&["--like", "pictures/00.png", "--picture-encoder", "others"]).contains("not the picture encoder of this model")
+    );
     assert!(refused(&["--like", "missing.png"]).contains("missing.png"));
     std::fs::rename(folder.join("encoder"), folder.join("moved")).unwrap();
     assert!(refused(&["--like", "pictures/00.png"]).contains("no longer at"));

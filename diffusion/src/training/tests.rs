@@ -4,6 +4,7 @@
 
 use candle_core::{Device, Tensor};
 use strata_nn::random::Key;
+use strata_training::StepOptions;
 
 use super::{parameters, warm_start::warm_start, *};
 use crate::{
