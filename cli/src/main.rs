@@ -26,6 +26,7 @@ use commands::eval::Asked;
 use context::Context;
 
 fn main() -> ExitCode {
+    strata_nn::memory::ask_for_large_pages();
     strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
     let cli = Cli::parse();
