@@ -40,7 +40,8 @@ impl PoolConfig {
     }
 }
 
-/// The largest value of each window. x: `[B, H, W, C]` -> `[B, H', W', C]`. The gradient goes to the first of equal values.
+/// The largest value of each window. x: `[B, H, W, C]` -> `[B, H', W', C]`. On the CPU the gradient goes to the first
+/// of equal values.
 ///
 /// # Errors
 /// If no window fits in the image, or the configuration has no meaning.

@@ -97,3 +97,17 @@ impl Kernel<1> for MaxPool {
         [Some(dx)]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_equal_values_the_first_gets_the_gradient() {
+        let pool = MaxPool { input: [1, 2, 4, 1], output: [1, 2], kernel: 2, stride: 2, padding: 0 };
+        let x = [1.0; 8];
+        let y = pool.forward([&x]);
+        let [dx] = pool.backward([&x], [true], &y, &[2.0, 3.0]);
+        assert_eq!(dx.as_deref(), Some(&[2., 0., 3., 0., 0., 0., 0., 0.][..]));
+    }
+}
