@@ -12,8 +12,8 @@ use strata_autoencoder::{Autoencoder, AutoencoderTraining, Result};
 use strata_nn::{params::ParamStore, random::Key};
 
 fn main() -> Result<()> {
-    strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::ask_for_large_pages();
+    strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
     strata_nn::memory::join_workers(None);
     let name = std::env::args().nth(1).unwrap();

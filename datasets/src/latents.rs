@@ -18,7 +18,7 @@ mod shard_writer;
 mod sums;
 mod writer;
 
-pub use contexts::{Contexts, PictureContextsWriter, TextSource};
+pub use contexts::{Contexts, EmbeddingSource, PictureContextsWriter};
 pub use images::{ImageKind, ImageSource, LatentImages, LatentImagesWriter};
 pub use manifest::{LatentKind, LatentManifest, LatentType, Shard, SourceInfo};
 pub use set::LatentSet;

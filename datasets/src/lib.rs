@@ -47,8 +47,8 @@ pub use dataset::{Dataset, DatasetOptions, ItemInfo, Metadata, Summary};
 pub use decode::{Decode, dimensions};
 pub use error::{Error, Result};
 pub use latents::{
-    Contexts, Finished, ImageKind, ImageSource, LatentImages, LatentImagesWriter, LatentItem, LatentKind, LatentManifest,
-    LatentSet, LatentType, LatentWriter, PictureContextsWriter, Shard, ShardWriter, SourceInfo, TextSource,
+    Contexts, EmbeddingSource, Finished, ImageKind, ImageSource, LatentImages, LatentImagesWriter, LatentItem, LatentKind,
+    LatentManifest, LatentSet, LatentType, LatentWriter, PictureContextsWriter, Shard, ShardWriter, SourceInfo,
 };
 pub use layout::Layout;
 pub use loader::{ImageBatch, ImageLoader, LoaderOptions};

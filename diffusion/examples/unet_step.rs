@@ -21,8 +21,8 @@ use strata_training::{
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Result<()> {
-    strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::ask_for_large_pages();
+    strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
     strata_nn::memory::join_workers(None);
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use strata_conditioning::{AttributeEmbedder, ClassEmbedder, Condition, ImageConditioner, ImageInput, Shown};
-use strata_datasets::TextSource;
+use strata_datasets::EmbeddingSource;
 use strata_nn::{
     params::{ParamStore, Scope},
     random::Key,
@@ -41,7 +41,7 @@ pub struct ModelConfig {
     pub attribute_names: Vec<String>,
     /// The text encoder whose embeddings it is told; none where it is told no texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<TextSource>,
+    pub text: Option<EmbeddingSource>,
     /// The images that it is shown; none where it is shown none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageInput>,
@@ -126,7 +126,7 @@ impl ModelConfig {
         }
         if self.unet.transformer.is_some() && !self.is_conditional() {
             return Err(Error::Config(
-                "the U-Net attends to a context (`unet.transformer`), but the model has no classes, attributes or texts".into(),
+                "the U-Net attends to a context (`unet.transformer`), but the model has no classes, attributes, texts or pictures".into(),
             ));
         }
         self.check_text()?;
@@ -134,21 +134,25 @@ impl ModelConfig {
         self.unet.check_size(self.shape[1], self.shape[2])
     }
 
-    /// Texts are attended to, and nothing else is then.
+    /// Embeddings are attended to, and nothing else is then.
     fn check_text(&self) -> Result<()> {
         let Some(text) = &self.text else { return Ok(()) };
         let Some(transformer) = &self.unet.transformer else {
-            let message = "the model is told texts, but the U-Net attends to no context: set `unet.transformer`";
-            return Err(Error::Config(message.into()));
+            let what = text.what();
+            return Err(Error::Config(format!(
+                "the model is told {what}s, but the U-Net attends to no context: set `unet.transformer`"
+            )));
         };
         if transformer.context_width != text.width {
             return Err(Error::Config(format!(
-                "`unet.transformer.context_width` is {}, but the text encoder's embeddings are {} wide",
-                transformer.context_width, text.width
+                "`unet.transformer.context_width` is {}, but the {} encoder's embeddings are {} wide",
+                transformer.context_width,
+                text.what(),
+                text.width
             )));
         }
         if self.classes > 0 || !self.attribute_names.is_empty() {
-            return Err(Error::Config("a model that is told texts is told no classes or attributes".into()));
+            return Err(Error::Config(format!("a model that is told {}s is told no classes or attributes", text.what())));
         }
         Ok(())
     }
@@ -309,18 +313,18 @@ impl Model {
         Ok(condition)
     }
 
-    /// The condition for embedded texts `[B, tokens, width]`.
+    /// The condition for embedded texts or pictures `[B, tokens, width]`.
     ///
     /// # Errors
     /// If the model is told none, or they are of another shape.
     pub fn text_condition(&self, context: &Tensor) -> Result<Condition> {
         let Some(text) = &self.config.text else {
-            return Err(Error::Config("a text is asked for, but the model was trained without texts".into()));
+            return Err(Error::Config("a text or picture is asked for, but the model was trained without embeddings".into()));
         };
         let (_, tokens, width) = context.dims3()?;
         if (tokens, width) != (text.tokens, text.width) {
             return Err(Error::Mismatch {
-                what: "embedded text".into(),
+                what: format!("embedded {}", text.what()),
                 expected: format!("{} tokens of width {}", text.tokens, text.width),
                 got: format!("{tokens} of width {width}"),
             });

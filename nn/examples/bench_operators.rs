@@ -99,8 +99,8 @@ fn cpu_milliseconds() -> f64 {
 }
 
 fn main() -> Result<()> {
-    strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::ask_for_large_pages();
+    strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
     strata_nn::memory::join_workers(None);
     let (device, dtype) = (device(), dtype());

@@ -141,8 +141,8 @@ fn processor() -> f64 {
 }
 
 fn main() {
-    strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::ask_for_large_pages();
+    strata_nn::memory::let_idle_threads_sleep();
     strata_nn::memory::keep_freed_memory();
     strata_nn::memory::join_workers(None);
     let argument = std::env::args().nth(1).unwrap();

@@ -101,9 +101,20 @@ fn cli_samples_are_like_the_pictures_that_are_shown() {
     // The seeds take the files of a folder in turn.
     let both = mean("pictures", "both");
     assert_eq!(both[0], dark[0]);
+    assert_eq!(both[1], bright[1]);
+    // Another picture at the same place is another picture.
+    std::fs::copy(folder.join("pictures/00.png"), folder.join("shown.png")).unwrap();
+    mean("shown.png", "shown");
+    std::fs::copy(folder.join("pictures/01.png"), folder.join("shown.png")).unwrap();
+    let again = [&sample[..], &["--out", "shown", "--like", "shown.png"]].concat();
+    assert!(refusal(strata(folder).args(&again)).contains("holds samples of another origin"));
+
+    let (text, _) = ok(folder, &["inspect", "run"], &[]);
+    assert!(text.contains("pictures: 1 tokens of width 8 by"), "{text}");
 
     let refused = |more: &[&str]| refusal(strata(folder).args([&sample[..], &["--out", "none"]].concat()).args(more));
     assert!(refused(&["--prompt", "a cat"]).contains("the model is told pictures"));
+    assert!(refused(&["--text-encoder", "encoder"]).contains("the model is told pictures"));
     assert!(
         refused(&["--like", "pictures/00.png", "--picture-encoder", "others"]).contains("not the picture encoder of this model")
     );

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use strata_autoencoder::LoadedAutoencoder;
 use strata_conditioning::text::TextEncoder;
-use strata_datasets::TextSource;
+use strata_datasets::EmbeddingSource;
 use strata_diffusion::{
     import::{Parts, Scheduler, import_diffusers},
     model::{LatentScaling, Model},
@@ -107,7 +107,7 @@ impl Folder {
     }
 
     /// The text encoder of a network that is told texts.
-    fn text(&self, unet: &Value, args: &args::Convert, context: &Context) -> anyhow::Result<Option<TextSource>> {
+    fn text(&self, unet: &Value, args: &args::Convert, context: &Context) -> anyhow::Result<Option<EmbeddingSource>> {
         if unet["_class_name"] != CONDITIONAL {
             ensure!(args.text_encoder.is_none(), "--text-encoder: this network is told no texts");
             return Ok(None);
@@ -191,8 +191,8 @@ pub fn export(args: &args::Convert, context: &Context) -> anyhow::Result<Outcome
     // The index comes last: a folder that has one is complete.
     write_json(&args.out.join("model_index.json"), &index)?;
     println!("{}: a pipeline of {} parameters, in the layout of diffusers", args.out.display(), model.store().element_count());
-    if config.text.is_some() {
-        context.say("the text encoder is not written: diffusers takes it from where it came from");
+    if let Some(text) = &config.text {
+        context.say(format!("the {} encoder is not written: diffusers takes it from where it came from", text.what()));
     }
     Ok(Outcome::Done)
 }

@@ -14,6 +14,7 @@ use strata_datasets::{
     resize::Filter,
 };
 use strata_nn::random::Key;
+use strata_training::sha256_file;
 
 use crate::{args, context::Context, hint::hinted};
 
@@ -254,6 +255,37 @@ pub fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     files.sort();
     ensure!(!files.is_empty(), "{}: expected pictures, there are none", path.display());
     Ok(files)
+}
+
+/// Picture files that the seeds of samples take in turn.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Those that are taken.
+    pub files: Vec<PathBuf>,
+    /// Which of them each seed takes.
+    pub of: Vec<u32>,
+}
+
+impl Taken {
+    /// Of a file, or of the files of a folder, by name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn new(path: &Path, seeds: &[u64]) -> anyhow::Result<Self> {
+        let mut files = files(path)?;
+        let all = files.len() as u64;
+        // Only what is taken is read.
+        files.truncate(seeds.iter().max().map_or(1, |last| (*last as usize).saturating_add(1)).min(files.len()));
+        Ok(Self { files, of: seeds.iter().map(|seed| (seed % all) as u32).collect() })
+    }
+
+    /// Of what is in the files.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn sha256(&self) -> anyhow::Result<Vec<String>> {
+        self.files.iter().map(|file| Ok(sha256_file(file)?)).collect()
+    }
 }
 
 #[cfg(test)]

@@ -161,7 +161,8 @@ fn diffusion_model(config: &ModelConfig) -> anyhow::Result<String> {
         names => format!("attributes: {}\n", names.join(", ")),
     };
     let text = config.text.as_ref().map_or(String::new(), |text| {
-        format!("texts: {} tokens of width {} by {} (sha256 {})\n", text.tokens, text.width, text.encoder, text.sha256)
+        let (what, tokens) = (text.what(), text.tokens);
+        format!("{what}s: {tokens} tokens of width {} by {} (sha256 {})\n", text.width, text.encoder, text.sha256)
     });
     let image = config.image.as_ref().map_or(String::new(), |image| format!("is shown: {}\n", image.condition));
     Ok(format!("{}classes: {classes}\n{attributes}{text}{image}", Description::new(subject)?.text()))

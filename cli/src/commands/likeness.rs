@@ -2,18 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
 use candle_core::Tensor;
-use strata_datasets::{LatentSet, PictureContextsWriter, RgbImage, TextSource, Transform};
+use strata_datasets::{EmbeddingSource, LatentSet, PictureContextsWriter, RgbImage, Transform};
 use strata_diffusion::{
     evaluation::{extractor::Extractor as _, vision::VisionExtractor},
     sampling::Prompts,
 };
 
 use super::{
-    images::{self, Pictures},
+    encoders,
+    images::{self, Pictures, Taken},
     sample::Painter,
-    texts,
 };
 use crate::{args, context::Context, hint::hinted};
 
@@ -26,7 +25,7 @@ pub fn embed_pictures(dir: &Path, encoder: Option<&Path>, pictures: &Pictures<'_
     let encoder = VisionExtractor::load(path, &context.device)?;
     let (latents, source) = (LatentSet::open(dir)?, source(path, &encoder)?);
     if let Some(there) = latents.contexts() {
-        return texts::check_same(there.source(), &source, dir);
+        return encoders::check_same(there.source(), &source, dir);
     }
     let mut writer = PictureContextsWriter::new(dir, latents.len(), &source)?;
     context.progress.start("embedding pictures", latents.len() as u64, "images");
@@ -44,11 +43,10 @@ pub fn embed_pictures(dir: &Path, encoder: Option<&Path>, pictures: &Pictures<'_
     Ok(())
 }
 
-fn source(path: &Path, encoder: &VisionExtractor) -> anyhow::Result<TextSource> {
-    let path = std::path::absolute(path).with_context(|| path.display().to_string())?;
+fn source(path: &Path, encoder: &VisionExtractor) -> anyhow::Result<EmbeddingSource> {
     let identity = encoder.identity();
-    Ok(TextSource {
-        encoder: path.display().to_string(),
+    Ok(EmbeddingSource {
+        encoder: encoders::place(path)?,
         sha256: identity.weights_sha256.clone(),
         tokens: 1,
         width: identity.features,
@@ -56,8 +54,8 @@ fn source(path: &Path, encoder: &VisionExtractor) -> anyhow::Result<TextSource> 
     })
 }
 
-/// What samples are to be like, embedded, and the names of the files; nothing for a model that is told no pictures. The encoder is gone
-/// afterwards.
+/// What samples are to be like, embedded, and the SHA-256 of the files; nothing for a model that is told no pictures. The encoder is
+/// gone afterwards.
 ///
 /// # Errors
 /// If the model is told no pictures but one is given, or the encoder cannot be found or is another.
@@ -71,47 +69,32 @@ pub fn pictures(
         if told.like.is_none() && told.picture_encoder.is_none() {
             return Ok(None);
         }
-        let hint = "leave --like out, or train on latents that `strata encode --picture-encoder` wrote";
+        let hint = "leave --like and --picture-encoder out, or train on latents that `strata encode --picture-encoder` wrote";
         return Err(hinted("--like: the model was trained without embedded pictures", hint));
     };
-    if told.prompt.is_some() || told.prompts.is_some() || told.negative_prompt.is_some() {
+    if told.prompt.is_some() || told.prompts.is_some() || told.negative_prompt.is_some() || told.text_encoder.is_some() {
         return Err(hinted("a text is asked for, but the model is told pictures", "show it one with --like"));
     }
-    let mut files: Vec<PathBuf> = told.like.as_deref().map_or(Ok(Vec::new()), images::files)?;
-    let all = files.len() as u64;
-    // Only what is taken is read.
-    files.truncate(seeds.iter().max().map_or(1, |last| (*last as usize).saturating_add(1)).min(files.len()));
-    let transform = Transform::new(painter.size());
-    let read = |file: &PathBuf| Ok(transform.apply(&images::decode(file)?)?);
-    let shown = files.iter().map(read).collect::<anyhow::Result<Vec<RgbImage>>>()?;
     // Zeros first: nothing, which guidance moves away from.
     let mut rows = vec![0.0; trained.width];
-    if !shown.is_empty() {
+    let mut taken = Taken::default();
+    if let Some(path) = &told.like {
+        taken = Taken::new(path, seeds)?;
+        let transform = Transform::new(painter.size());
+        let read = |file: &PathBuf| images::read_picture(file, &transform);
+        let shown = taken.files.iter().map(read).collect::<anyhow::Result<Vec<RgbImage>>>()?;
         rows.extend(trained_encoder(trained, told.picture_encoder.as_deref(), context)?.describe(&shown)?.features);
     }
-    let contexts = Tensor::from_vec(rows, (shown.len() + 1, 1, trained.width), &context.device)?;
-    let of = seeds.iter().map(|seed| if all > 0 { 1 + (seed % all) as u32 } else { 0 }).collect();
-    let names = files.iter().map(|file| file.display().to_string()).collect();
-    Ok(Some((Prompts { contexts, of, negative: 0 }, names)))
+    let contexts = Tensor::from_vec(rows, (taken.files.len() + 1, 1, trained.width), &context.device)?;
+    let of = if taken.of.is_empty() { vec![0; seeds.len()] } else { taken.of.iter().map(|file| 1 + file).collect() };
+    Ok(Some((Prompts { contexts, of, negative: 0 }, taken.sha256()?)))
 }
 
-/// The encoder that a model was trained with, from where it lay then or the given folder.
-fn trained_encoder(trained: &TextSource, given: Option<&Path>, context: &Context) -> anyhow::Result<VisionExtractor> {
-    let path = given.map_or_else(|| PathBuf::from(&trained.encoder), Path::to_path_buf);
-    if given.is_none() && !path.exists() {
-        let message = format!("the picture encoder of this model is no longer at {}", path.display());
-        return Err(hinted(
-            message,
-            format!("name its folder with --picture-encoder; its weights are sha256 {}", trained.sha256),
-        ));
-    }
+/// The encoder that a model was trained with.
+fn trained_encoder(trained: &EmbeddingSource, given: Option<&Path>, context: &Context) -> anyhow::Result<VisionExtractor> {
+    let path = encoders::find(trained, given)?;
     let encoder = VisionExtractor::load(&path, &context.device)?;
-    let sha256 = &encoder.identity().weights_sha256;
-    ensure!(
-        *sha256 == trained.sha256,
-        "{}: not the picture encoder of this model: it was trained with sha256 {}, this is {sha256}",
-        path.display(),
-        trained.sha256
-    );
+    let identity = encoder.identity();
+    encoders::check_trained(trained, &path, (&identity.weights_sha256, identity.features))?;
     Ok(encoder)
 }

@@ -12,6 +12,7 @@ pub mod decode;
 pub mod demo;
 pub mod demo_report;
 pub mod encode;
+mod encoders;
 pub mod eval;
 pub mod images;
 pub mod inspect;

@@ -1,18 +1,15 @@
 //! Texts and their encoder: captions that are embedded once, and prompts that are embedded when they are drawn.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use anyhow::{Context as _, ensure};
 use candle_core::{Device, Tensor};
 use strata_conditioning::text::TextEncoder;
-use strata_datasets::{Contexts, LatentSet, TextSource};
+use strata_datasets::{Contexts, EmbeddingSource, LatentSet};
 use strata_diffusion::{model::Model, sampling::Prompts};
 use strata_training::sha256_file;
 
+use super::encoders;
 use crate::{args, context::Context, hint::hinted};
 
 /// Texts to a forward pass of the encoder.
@@ -30,7 +27,7 @@ pub fn embed_captions(dir: &Path, args: &args::Texts, context: &Context) -> anyh
     let latents = LatentSet::open(dir)?;
     let source = source(path, &encoder)?;
     if let Some(there) = latents.contexts() {
-        return check_same(there.source(), &source, dir);
+        return encoders::check_same(there.source(), &source, dir);
     }
     let texts = Contexts::texts(&latents);
     if texts.len() == 1 {
@@ -52,27 +49,14 @@ pub fn embed_captions(dir: &Path, args: &args::Texts, context: &Context) -> anyh
 ///
 /// # Errors
 /// If its weights cannot be read.
-pub fn source(path: &Path, encoder: &TextEncoder) -> anyhow::Result<TextSource> {
-    let path = std::path::absolute(path).with_context(|| path.display().to_string())?;
-    Ok(TextSource {
-        encoder: path.display().to_string(),
+pub fn source(path: &Path, encoder: &TextEncoder) -> anyhow::Result<EmbeddingSource> {
+    Ok(EmbeddingSource {
+        encoder: encoders::place(path)?,
         sha256: sha256_file(encoder.weights())?,
         tokens: encoder.tokens(),
         width: encoder.width(),
         pictures: false,
     })
-}
-
-/// The same weights and rows; where they lie may differ.
-pub fn check_same(there: &TextSource, asked: &TextSource, dir: &Path) -> anyhow::Result<()> {
-    let of = |s: &TextSource| (s.sha256.clone(), s.tokens);
-    if of(there) == of(asked) {
-        return Ok(());
-    }
-    let describe = |s: &TextSource| format!("sha256 {} with {} tokens", s.sha256, s.tokens);
-    let (what, file) = if there.pictures { ("pictures", "embeddings") } else { ("captions", "captions") };
-    let message = format!("{}: its {what} were embedded by {}, not by {}", dir.display(), describe(there), describe(asked));
-    Err(hinted(message, format!("choose another --out, or delete {file}.safetensors to embed anew")))
 }
 
 /// `[N, tokens, width]` on the encoder's device; says what did not fit.
@@ -163,30 +147,11 @@ fn asked(told: &args::Told) -> anyhow::Result<Vec<String>> {
     Ok(texts)
 }
 
-/// The encoder that a model was trained with, from where it lay then or the given folder.
-fn trained_encoder(trained: &TextSource, given: Option<&Path>, device: &Device) -> anyhow::Result<TextEncoder> {
-    let path = given.map_or_else(|| PathBuf::from(&trained.encoder), Path::to_path_buf);
-    if given.is_none() && !path.exists() {
-        let message = format!("the text encoder of this model is no longer at {}", path.display());
-        return Err(hinted(message, format!("name its folder with --text-encoder; its weights are sha256 {}", trained.sha256)));
-    }
+/// The encoder that a model was trained with.
+fn trained_encoder(trained: &EmbeddingSource, given: Option<&Path>, device: &Device) -> anyhow::Result<TextEncoder> {
+    let path = encoders::find(trained, given)?;
     let encoder = TextEncoder::open(&path, Some(trained.tokens), device)?;
-    ensure!(
-        encoder.width() == trained.width,
-        "{}: its embeddings are {} wide, the model was trained with {}",
-        path.display(),
-        encoder.width(),
-        trained.width
-    );
-    let sha256 = sha256_file(encoder.weights())?;
-    if sha256 != trained.sha256 {
-        let message = format!(
-            "{}: not the text encoder of this model: it was trained with sha256 {}, this is {sha256}",
-            path.display(),
-            trained.sha256
-        );
-        return Err(hinted(message, "name the other one with --text-encoder"));
-    }
+    encoders::check_trained(trained, &path, (&sha256_file(encoder.weights())?, encoder.width()))?;
     Ok(encoder)
 }
 

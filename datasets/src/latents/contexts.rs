@@ -25,7 +25,7 @@ const DESCRIPTION: &str = "captions";
 /// Which encoder made embeddings, and their shape.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TextSource {
+pub struct EmbeddingSource {
     /// Where it lay.
     pub encoder: String,
     /// SHA-256 of its weights.
@@ -39,9 +39,16 @@ pub struct TextSource {
     pub pictures: bool,
 }
 
+impl EmbeddingSource {
+    /// What it embeds: `text` or `picture`.
+    pub fn what(&self) -> &'static str {
+        if self.pictures { "picture" } else { "text" }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Description {
-    source: TextSource,
+    source: EmbeddingSource,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     texts: Vec<String>,
 }
@@ -49,7 +56,7 @@ struct Description {
 /// The embedded captions or pictures of a folder of latents. Embeddings are read where they are asked for. May be read from many threads.
 pub struct Contexts {
     file: Beside,
-    source: TextSource,
+    source: EmbeddingSource,
     rows: HashMap<String, usize>,
 }
 
@@ -64,7 +71,7 @@ impl Contexts {
     ///
     /// # Errors
     /// If the sizes do not agree, or the file cannot be written.
-    pub fn write(dir: &Path, source: &TextSource, texts: Vec<String>, context: &[f32]) -> Result<()> {
+    pub fn write(dir: &Path, source: &EmbeddingSource, texts: Vec<String>, context: &[f32]) -> Result<()> {
         let shape = vec![texts.len(), source.tokens, source.width];
         if context.len() != shape.iter().product::<usize>() {
             return Err(Error::argument("context", format!("{shape:?} numbers"), context.len()));
@@ -113,7 +120,7 @@ impl Contexts {
     }
 
     /// Which encoder made them.
-    pub fn source(&self) -> &TextSource {
+    pub fn source(&self) -> &EmbeddingSource {
         &self.source
     }
 
@@ -169,8 +176,8 @@ impl PictureContextsWriter {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn new(dir: &Path, count: usize, source: &TextSource) -> Result<Self> {
-        let description = Description { source: TextSource { pictures: true, ..source.clone() }, texts: Vec::new() };
+    pub fn new(dir: &Path, count: usize, source: &EmbeddingSource) -> Result<Self> {
+        let description = Description { source: EmbeddingSource { pictures: true, ..source.clone() }, texts: Vec::new() };
         let description = serde_json::to_string(&description).map_err(|e| Error::file(dir.join(PICTURES), e))?;
         let shape = vec![count + 1, source.tokens, source.width];
         let file = BesideWriter::new(dir, PICTURES, (TENSOR, Dtype::F16, shape), (DESCRIPTION, description))?;
@@ -208,7 +215,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_damage_is_seen() {
         let dir = tempfile::tempdir().unwrap();
-        let source = TextSource { encoder: "encoder".into(), sha256: "ab".into(), tokens: 2, width: 3, pictures: false };
+        let source = EmbeddingSource { encoder: "encoder".into(), sha256: "ab".into(), tokens: 2, width: 3, pictures: false };
         assert!(Contexts::open(dir.path(), 5).unwrap().is_none());
         let context: Vec<f32> = (0..12u8).map(f32::from).collect();
         let texts = vec![String::new(), "cat".to_string()];
@@ -227,7 +234,7 @@ mod tests {
     #[test]
     fn pictures_are_found_by_their_latents() {
         let dir = tempfile::tempdir().unwrap();
-        let source = TextSource { encoder: "encoder".into(), sha256: "ab".into(), tokens: 1, width: 2, pictures: true };
+        let source = EmbeddingSource { encoder: "encoder".into(), sha256: "ab".into(), tokens: 1, width: 2, pictures: true };
         let mut writer = PictureContextsWriter::new(dir.path(), 3, &source).unwrap();
         assert!(writer.push(&[1.0]).is_err());
         writer.push(&[1.0, 2.0, 3.0, 4.0]).unwrap();

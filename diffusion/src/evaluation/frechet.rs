@@ -21,8 +21,11 @@ pub struct Frechet {
     pub covariance_term: f64,
     /// Rank of both covariances, in float64.
     pub ranks: [usize; 2],
-    /// The imaginary part that other programs find in a root of `S1 S2`: 0, singular values have none.
-    pub imaginary: f64,
+}
+
+impl Frechet {
+    /// The imaginary part that other programs find in a root of `S1 S2`: singular values have none.
+    pub const IMAGINARY: f64 = 0.0;
 }
 
 /// One side of a distance, prepared: `L` with `S = L Lᵀ`, so that many distances to it cost less.
@@ -66,7 +69,7 @@ impl Prepared {
         let root = nuclear_norm(&product(self.factor.transpose(), other.factor.as_ref()))?;
         let covariance_term = self.trace + other.trace - 2.0 * root;
         let ranks = [self.factor.ncols(), other.factor.ncols()];
-        Ok(Frechet { distance: mean_term + covariance_term, mean_term, covariance_term, ranks, imaginary: 0.0 })
+        Ok(Frechet { distance: mean_term + covariance_term, mean_term, covariance_term, ranks })
     }
 }
 

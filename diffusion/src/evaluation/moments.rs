@@ -114,6 +114,11 @@ impl Moments {
         Ok(())
     }
 
+    /// How many numbers rows of `dim` come to.
+    pub(super) fn numbers(dim: usize) -> usize {
+        dim.saturating_mul(dim).saturating_add(dim).saturating_add(1)
+    }
+
     /// All of it as numbers: count, mean, scatter.
     pub(super) fn to_numbers(&self) -> Vec<f64> {
         let d = self.mean.len();

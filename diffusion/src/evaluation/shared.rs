@@ -9,9 +9,7 @@ use crate::{Error, Result};
 /// What is not a moment, of one process.
 #[derive(Serialize, Deserialize)]
 struct Head {
-    /// Numbers of the moments, and of those of the spatial features.
-    numbers: [usize; 2],
-    /// Widths of the features.
+    /// Widths of the features, and of the spatial ones.
     dims: [usize; 2],
     sizes: Vec<((usize, usize), u64)>,
     flat: u64,
@@ -44,7 +42,6 @@ fn message(seen: &Collected) -> Result<Vec<u8>> {
     let moments = seen.moments.to_numbers();
     let spatial = seen.spatial.as_ref().map(Moments::to_numbers).unwrap_or_default();
     let head = Head {
-        numbers: [moments.len(), spatial.len()],
         dims: [seen.moments.dim(), seen.spatial.as_ref().map_or(0, Moments::dim)],
         sizes: seen.sizes.iter().map(|(size, n)| (*size, *n)).collect(),
         flat: seen.flat,
@@ -62,7 +59,7 @@ fn understood(bytes: &[u8]) -> Option<Collected> {
     let (head, numbers) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
     let head: Head = serde_json::from_slice(head).ok()?;
     let numbers: Vec<f64> = numbers.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect();
-    let (moments, spatial) = numbers.split_at_checked(head.numbers[0])?;
+    let (moments, spatial) = numbers.split_at_checked(Moments::numbers(head.dims[0]))?;
     let [dim, spatial_dim] = head.dims;
     Some(Collected {
         moments: Moments::from_numbers(dim, moments)?,

@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 use serde_json::Value;
-use strata_datasets::TextSource;
+use strata_datasets::EmbeddingSource;
 use strata_nn::checkpoint::Checkpoint;
 
 use crate::{
@@ -24,7 +24,7 @@ pub struct Parts<'a> {
     /// What turns samples back into latents; [`LatentScaling::pixels`] where they are pictures.
     pub latents: LatentScaling,
     /// The text encoder of a network that attends to texts.
-    pub text: Option<TextSource>,
+    pub text: Option<EmbeddingSource>,
 }
 
 /// The model with the weights in `file`.

@@ -25,7 +25,10 @@ use super::{
 use crate::{
     args,
     args::Metric,
-    commands::sample::{self, Painter},
+    commands::{
+        images::Taken,
+        sample::{self, Painter},
+    },
     context::Context,
     hint::hinted,
     lines::whole_lines,
@@ -164,7 +167,9 @@ impl<'a> Bench<'a> {
         let (levels, told) = (&self.args.levels, &self.args.told);
         let (_, wish) = self.typed(drawing);
         let file_sha256 = |file: &Option<PathBuf>| file.as_deref().map(sha256_of).transpose();
-        Ok(json!({
+        let seeds: Vec<u64> = (0..self.args.num as u64).collect();
+        let like = told.like.as_deref().map(|path| Taken::new(path, &seeds)?.sha256()).transpose()?;
+        let mut key = json!({
             "model_sha256": subject.sha256, "sampler": drawing.sampler.to_string(), "steps": drawing.steps,
             "guidance": sample::guidance_scale(&wish), "num": self.args.num,
             "grid": levels.grid, "sigma_min": levels.sigma_min, "sigma_max": levels.sigma_max,
@@ -173,7 +178,11 @@ impl<'a> Bench<'a> {
             "guidance_interval": told.guidance_interval, "guidance_rescale": told.guidance_rescale,
             "autoguidance_sha256": file_sha256(&told.autoguidance)?,
             "reference_sha256": self.reference.sha256, "network": self.network.identity(),
-        }))
+        });
+        if let Some(like) = like {
+            key["like_sha256"] = json!(like);
+        }
+        Ok(key)
     }
 }
 

@@ -157,13 +157,13 @@ impl Measured {
         if let Some((frechet, interval, limit)) = &self.frechet {
             value[self.frechet_name()] = json!({
                 "value": frechet.distance, "mean_term": frechet.mean_term, "covariance_term": frechet.covariance_term,
-                "ranks": frechet.ranks, "imaginary": frechet.imaginary, "interval_95": interval, "infinite_samples": limit,
+                "ranks": frechet.ranks, "imaginary": Frechet::IMAGINARY, "interval_95": interval, "infinite_samples": limit,
             });
         }
         if let Some(spatial) = &self.spatial {
             value["sfid"] = json!({
                 "value": spatial.distance, "mean_term": spatial.mean_term, "covariance_term": spatial.covariance_term,
-                "ranks": spatial.ranks, "imaginary": spatial.imaginary,
+                "ranks": spatial.ranks, "imaginary": Frechet::IMAGINARY,
             });
         }
         if let Some((kid, interval)) = &self.kid {

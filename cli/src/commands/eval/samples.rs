@@ -78,7 +78,7 @@ impl Samples {
                     "sampler": solver.sampler, "steps": solver.steps, "grid": solver.levels.grid,
                     "sigma_min": solver.levels.sigma_min, "sigma_max": solver.levels.sigma_max,
                     "guidance": sample::guidance_scale(&args.wish), "class": told.class, "attributes": told.attributes,
-                    "prompt": told.prompt, "prompts": told.prompts,
+                    "prompt": told.prompt, "prompts": told.prompts, "like": told.like,
                     "guidance_interval": told.guidance_interval, "guidance_rescale": told.guidance_rescale,
                     "autoguidance_sha256": painter.worse.as_ref().map(|(_, sha256)| sha256),
                 })

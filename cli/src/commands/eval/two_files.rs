@@ -4,7 +4,10 @@ use std::path::Path;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
-use strata_diffusion::evaluation::{frechet, moments::Statistics};
+use strata_diffusion::evaluation::{
+    frechet::{self, Frechet},
+    moments::Statistics,
+};
 use strata_training::sha256_file;
 
 use super::{
@@ -67,6 +70,6 @@ fn between(sides: [Option<&Statistics>; 2]) -> anyhow::Result<Value> {
     let distance = frechet::distance(a, b)?;
     Ok(json!({
         "value": distance.distance, "mean_term": distance.mean_term, "covariance_term": distance.covariance_term,
-        "ranks": distance.ranks, "imaginary": distance.imaginary,
+        "ranks": distance.ranks, "imaginary": Frechet::IMAGINARY,
     }))
 }

@@ -1,6 +1,6 @@
 //! What a model is shown: `--low-res`, `--map`, or the hole of `--init-image` that `--mask` says.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::ensure;
 use candle_core::Tensor;
@@ -8,10 +8,14 @@ use strata_autoencoder::pictures::to_tensor;
 use strata_conditioning::{ImageCondition, ImageInput};
 use strata_datasets::Transform;
 use strata_diffusion::sampling::ShownImages;
-use strata_training::sha256_file;
 
 use super::{Painter, start::Beginning};
-use crate::{args, commands::images, context::Context, hint::hinted};
+use crate::{
+    args,
+    commands::images::{self, Taken},
+    context::Context,
+    hint::hinted,
+};
 
 /// What a model is shown, and what decides it.
 pub struct Shown {
@@ -73,13 +77,10 @@ fn read(
     (painter, seeds): (&Painter, &[u64]),
     context: &Context,
 ) -> anyhow::Result<Shown> {
-    let mut files = images::files(path)?;
-    // Only what is taken is read.
-    files.truncate(seeds.iter().max().map_or(1, |last| (*last as usize).saturating_add(1)).min(files.len()));
-    let rows = files.iter().map(|file| image(file, input, painter, context)).collect::<anyhow::Result<Vec<_>>>()?;
-    let of = seeds.iter().map(|seed| (seed % files.len() as u64) as u32).collect();
-    let sha256 = files.iter().map(|file: &PathBuf| Ok(sha256_file(file)?)).collect::<anyhow::Result<_>>()?;
-    Ok(Shown { images: ShownImages { images: Tensor::cat(&rows, 0)?, of, noise }, sha256 })
+    let taken = Taken::new(path, seeds)?;
+    let rows = taken.files.iter().map(|file| image(file, input, painter, context)).collect::<anyhow::Result<Vec<_>>>()?;
+    let sha256 = taken.sha256()?;
+    Ok(Shown { images: ShownImages { images: Tensor::cat(&rows, 0)?, of: taken.of, noise }, sha256 })
 }
 
 /// `[1, C, h, w]` of a file.

@@ -133,6 +133,7 @@ fn weight_block(s: Sizes, x: &Packed, dy: &[f32], span: Range<usize>, first: usi
 /// Rows of x (each `k` wide) times `matrix` (`[k, n]`), plus bias.
 fn product(x: &[f32], k: usize, matrix: &Packed, n: usize, bias: Option<Bias<'_>>) -> Vec<f32> {
     let rows = x.len() / k;
+    // As many pieces for each of up to eight threads, of up to 252 rows, so that none waits for another.
     let pieces = rows.div_ceil(252).next_multiple_of(8);
     let tile = rows.div_ceil(pieces).max(14);
     let mut y = fresh(rows * n);
