@@ -3,6 +3,7 @@
 //! Candle gives tensors, memory, the graph and safetensors; this crate owns the training-grade operators.
 //!
 //! - [`checkpoint`]: weight files of any origin, read without executing anything.
+//! - [`collective`]: sums over the cards of several processes.
 //! - [`ops`]: free functions over tensors, channels last: `[B, H, W, C]`. Each is differentiable in every tensor argument.
 //! - [`layers`]: parameters plus an operator (`Conv2d`, `Linear`, `GroupNorm`, ...).
 //! - [`memory`]: settings of the allocator and of threads that programs make once.
@@ -26,6 +27,7 @@
 //! ```
 
 pub mod checkpoint;
+pub mod collective;
 mod error;
 mod graph;
 pub mod layers;

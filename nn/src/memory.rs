@@ -1,5 +1,7 @@
 //! How the process keeps its memory, its threads and what it was told about signals.
 
+use candle_core::Device;
+
 /// Starts the program anew, once, with the C library's allocator told to ask for large pages, on systems that give them to those who ask
 /// (Linux whose transparent huge pages are at `madvise`, glibc 2.35 or later). A training step on the CPU then takes about two thirds of
 /// the time: its tensors are long, and the processor knows where only so many pages lie.
@@ -41,6 +43,18 @@ pub fn keep_freed_memory() {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
         libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+    }
+}
+
+/// Bytes in use on the card of `device`, by all programs together; nothing for a processor.
+pub fn card_bytes(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(card) => {
+            let (free, total) = card.cuda_stream().context().mem_get_info().ok()?;
+            Some(total.saturating_sub(free) as u64)
+        }
+        _ => None,
     }
 }
 

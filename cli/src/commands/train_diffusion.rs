@@ -146,13 +146,14 @@ impl Job {
             inputs.insert("warm_start_sha256".into(), Value::String(sha256_file(training::weight_file(path)?)?));
         }
         identity.insert("inputs".into(), Value::Table(inputs));
-        let peers = peers::connect(Ranks::from_env()?, &to_toml(&identity)?)?;
+        let mut peers = peers::connect(Ranks::from_env()?, &to_toml(&identity)?)?;
         let mut run = if peers.is_first() {
             let opened = self.open(out, &identity, autoencoder.as_deref(), context);
             Some(opened.inspect_err(|e| peers.abort(&e.to_string()))?)
         } else {
             None
         };
+        peers.join_cards(&context.device).inspect_err(|e| peers.abort(&e.to_string()))?;
         let pictures = run.is_some().then(|| Pictures::new(out, &model, &context.device)).transpose()?;
         let progress: &dyn Progress = if peers.is_first() { context.progress.as_ref() } else { &NoProgress };
         let train_context = TrainContext {

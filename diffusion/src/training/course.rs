@@ -1,6 +1,7 @@
 //! A training from its present step to its last.
 
 use candle_core::Tensor;
+use strata_nn::memory::card_bytes;
 use strata_training::{Ema, Optimizer, RunDir, StepOptions, Stopwatch, memory::resident_bytes};
 
 use super::{
@@ -121,6 +122,7 @@ impl Course<'_> {
             seconds_left: left / batch * seconds,
             images_per_second: if seconds > 0.0 { batch / seconds } else { 0.0 },
             memory_bytes: resident_bytes(),
+            card_memory_bytes: card_bytes(self.context.device),
             flops: self.flops.clone(),
             grad_norms: self.worker.norms(&gradient.grads)?,
         };

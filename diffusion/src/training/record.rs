@@ -74,6 +74,7 @@ pub struct Facts {
     pub seconds_left: f64,
     pub images_per_second: f64,
     pub memory_bytes: Option<u64>,
+    pub card_memory_bytes: Option<u64>,
     /// Floating-point operations of a sample of each stage, forward and backward.
     pub flops: Vec<f64>,
     /// Of the last step: of what the stages share, and of each decoder.
@@ -155,6 +156,9 @@ impl Record {
             "flops": flops,
         });
         if let Value::Object(fields) = &mut json {
+            if let Some(bytes) = facts.card_memory_bytes {
+                fields.insert("card_memory_bytes".into(), bytes.into());
+            }
             fields.insert("loss_per_sigma".into(), self.per_sigma(|s| s.mean(s.loss)));
             fields.insert("images_per_sigma".into(), self.per_sigma(|s| Some(s.images as f64)));
             let variance = self.variance.0 / self.variance.1 as f64;

@@ -34,6 +34,8 @@ mod precision;
 mod resample;
 mod split;
 
+#[cfg(feature = "nccl")]
+pub(crate) use cuda::nccl;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 pub(crate) use cuda::optimizer;
 

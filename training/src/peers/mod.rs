@@ -2,8 +2,10 @@
 //!
 //! Every rank is connected to rank 0, which adds up in the order of the ranks, so that a sum is the same bits on every rank and from
 //! run to run. It costs rank 0 twice the gradient times the number of ranks in traffic: enough for some machines with processors,
-//! which compute long between two sums. No library of a cluster is needed; its launcher only starts the processes.
+//! which compute long between two sums. No library of a cluster is needed; its launcher only starts the processes. Gradients that lie
+//! on cards are summed there by NCCL, in a build that has it ([`Peers::join_cards`]).
 
+mod gradients;
 mod link;
 mod meeting;
 
@@ -14,7 +16,8 @@ use std::{
     time::Duration,
 };
 
-use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
+use candle_core::{DType, Device, Tensor};
+use strata_nn::collective::Cards;
 
 use crate::{Error, Ranks, Result};
 use link::{Kind, Link, OnEnd, send};
@@ -29,12 +32,13 @@ pub struct Peers {
     ranks: Ranks,
     links: Vec<Link>,
     ended: Arc<OnceLock<String>>,
+    cards: Option<Cards>,
 }
 
 impl Peers {
     /// A process alone.
     pub fn alone() -> Self {
-        Self { ranks: Ranks::default(), links: Vec::new(), ended: Arc::default() }
+        Self { ranks: Ranks::default(), links: Vec::new(), ended: Arc::default(), cards: None }
     }
 
     /// Meets the other ranks, at the address that the launcher's environment names. All must have the same `identity`, for example
@@ -82,7 +86,7 @@ impl Peers {
         };
         let links = streams.into_iter().enumerate().map(link).collect::<Result<Vec<_>>>()?;
         *all.lock().unwrap_or_else(PoisonError::into_inner) = links.iter().map(Link::writer).collect();
-        Ok(Self { ranks, links, ended })
+        Ok(Self { ranks, links, ended, cards: None })
     }
 
     /// Which of how many this process is.
@@ -171,38 +175,6 @@ impl Peers {
         Ok(answer)
     }
 
-    /// Replaces the gradients of `parameters`, float32, by their sums over all ranks; one that no rank has stays absent. `others`
-    /// are summed on the way.
-    ///
-    /// # Errors
-    /// [`Error::Peers`] if a rank has ended.
-    pub fn sum_gradients(&self, grads: &mut GradStore, parameters: &[Var], others: &mut [f32]) -> Result<()> {
-        if self.links.is_empty() {
-            return Ok(());
-        }
-        // For each parameter whether it has a gradient, then the gradients, then the others.
-        let mut values: Vec<f32> = parameters.iter().map(|p| f32::from(u8::from(grads.get(p).is_some()))).collect();
-        for p in parameters {
-            match grads.get(p) {
-                Some(g) => values.extend(g.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?),
-                None => values.extend(std::iter::repeat_n(0.0, p.elem_count())),
-            }
-        }
-        values.extend_from_slice(others);
-        self.sum(&mut values)?;
-        let mut at = parameters.len();
-        for (i, p) in parameters.iter().enumerate() {
-            let n = p.elem_count();
-            if values[i] > 0.0 {
-                let sum = Tensor::from_slice(&values[at..at + n], p.shape(), &Device::Cpu)?.to_device(p.device())?;
-                grads.insert(p, sum);
-            }
-            at += n;
-        }
-        others.copy_from_slice(&values[at..]);
-        Ok(())
-    }
-
     /// Ends every rank, because this one cannot go on.
     pub fn abort(&self, reason: &str) {
         let reason = format!("rank {} of {} gave up: {reason}", self.ranks.rank, self.ranks.count);
@@ -239,6 +211,8 @@ fn fold(values: &mut [f32], bytes: &[u8], f: impl Fn(f32, f32) -> f32) -> Result
 mod tests {
     use std::net::TcpListener;
 
+    use candle_core::Var;
+
     use super::*;
 
     /// Rank 0 of two and rank 1, connected.
@@ -252,7 +226,7 @@ mod tests {
         })
     }
 
-    fn on_both<T: Send>(peers: &mut [Peers; 2], f: impl Fn(&Peers) -> T + Sync) -> [T; 2] {
+    fn on_both<T: Send>(peers: &mut [Peers; 2], f: impl Fn(&mut Peers) -> T + Sync) -> [T; 2] {
         let [zero, one] = peers;
         thread::scope(|scope| {
             let f = &f;
@@ -294,6 +268,8 @@ mod tests {
             }
             let mut grads = loss.backward().unwrap();
             let mut others = [0.5];
+            p.join_cards(&Device::Cpu).unwrap();
+            assert!(!p.has_cards());
             p.sum_gradients(&mut grads, &[shared.clone(), own.clone(), unused.clone()], &mut others).unwrap();
             assert!(grads.get(&unused).is_none());
             let values = |v: &Var| grads.get(v).unwrap().to_vec1::<f32>().unwrap();

@@ -19,6 +19,8 @@ mod fir;
 mod gemm;
 mod linear;
 mod loss;
+#[cfg(feature = "nccl")]
+pub(crate) mod nccl;
 mod normalization;
 #[cfg(feature = "cuda")]
 mod nvidia;

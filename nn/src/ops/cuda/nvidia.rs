@@ -107,11 +107,21 @@ impl<'a> Held<'a> {
     }
 }
 
-fn slice<'a>(view: &View<'a>) -> Result<&'a CudaStorageSlice> {
+/// The memory that a view is of.
+pub(super) fn slice<'a>(view: &View<'a>) -> Result<&'a CudaStorageSlice> {
     match view.memory {
         Memory::Nvidia(storage) => Ok(&storage.slice),
         #[cfg(feature = "emulate")]
         Memory::Emulated(_) => Err(elsewhere()),
+    }
+}
+
+/// The float32 elements of a buffer, to be written.
+#[cfg(feature = "nccl")]
+pub(super) fn floats_mut(buffer: &mut Buffer) -> Result<&mut CudaSlice<f32>> {
+    match buffer {
+        Buffer::Nvidia(CudaStorage { slice: CudaStorageSlice::F32(floats), .. }) => Ok(floats),
+        _ => Err(elsewhere()),
     }
 }
 

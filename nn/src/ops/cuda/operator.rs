@@ -94,7 +94,7 @@ impl<'a> Held<'a> {
 
 /// Memory as a tensor of the shape of `like`, outside the graph. Candle makes tensors of storage in operators alone: this is one
 /// that answers what it was given.
-fn into_tensor(buffer: Buffer, like: &Tensor) -> Result<Tensor> {
+pub(super) fn into_tensor(buffer: Buffer, like: &Tensor) -> Result<Tensor> {
     let given = std::sync::Mutex::new(Some(buffer.into_storage()));
     like.apply_op1_no_bwd(&Given { storage: given, shape: like.shape().clone() })
 }
