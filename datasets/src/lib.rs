@@ -52,7 +52,7 @@ pub use latents::{
 };
 pub use layout::Layout;
 pub use loader::{ImageBatch, ImageLoader, LoaderOptions};
-pub use order::{Order, Split, split};
+pub use order::{Order, Split, split, split_latents};
 pub use picture::{Alpha, RgbImage, StoredImage};
 pub use prepare::{Prepared, PreparedItem, prepare, probe, tolerated};
 pub use stream::PictureStream;

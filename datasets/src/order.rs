@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::dataset::Dataset;
+use crate::{dataset::Dataset, latents::LatentSet};
 
 /// An infinite seeded order of `n` items: epoch after epoch, each a permutation of its own. The item at a position is a
 /// function of (n, seed, position), so a run resumes anywhere, and rank r of w takes the positions r, r + w, ...
@@ -66,26 +66,28 @@ pub struct Split {
     pub held_out: Vec<usize>,
 }
 
-/// Splits by the hash of each item's key: an item stays on its side when others come or go. About `held_out_share`
-/// (0 to 1) of the items are held out. Where a share above 0 hits none or all of two or more items, the item of the
-/// lowest or highest hash changes sides, so that both sides can be used.
+/// Splits by the hash of each item's key: an item stays on its side when others come or go, and items of one key stay together. About
+/// `held_out_share` (0 to 1) of the items are held out. Where a share above 0 hits none or all of two or more keys, the lowest or highest
+/// hash changes sides, so that both sides can be used.
 pub fn split(dataset: &Dataset, held_out_share: f64) -> Split {
-    let places: Vec<f64> = (0..dataset.len()).map(|i| dataset.key(i).map_or(1.0, |key| place(&key))).collect();
-    let (held_out, train): (Vec<usize>, Vec<usize>) = (0..places.len()).partition(|&i| places[i] < held_out_share);
-    let mut split = Split { train, held_out };
-    if places.len() >= 2 && held_out_share > 0.0 && held_out_share < 1.0 {
-        let by_place = |a: &usize, b: &usize| places[*a].total_cmp(&places[*b]);
-        if split.held_out.is_empty() {
-            let lowest = split.train.iter().copied().min_by(by_place);
-            split.train.retain(|&i| Some(i) != lowest);
-            split.held_out.extend(lowest);
-        } else if split.train.is_empty() {
-            let highest = split.held_out.iter().copied().max_by(by_place);
-            split.held_out.retain(|&i| Some(i) != highest);
-            split.train.extend(highest);
-        }
-    }
-    split
+    split_places((0..dataset.len()).map(|i| dataset.key(i).map_or(1.0, |key| place(&key))).collect(), held_out_share)
+}
+
+/// [`split`] of latents: a mirrored one is on the side of its original.
+pub fn split_latents(latents: &LatentSet, held_out_share: f64) -> Split {
+    split_places((0..latents.len()).map(|i| latents.key(i).map_or(1.0, place)).collect(), held_out_share)
+}
+
+fn split_places(places: Vec<f64>, held_out_share: f64) -> Split {
+    let (mut least, mut most) = (f64::INFINITY, f64::NEG_INFINITY);
+    places.iter().for_each(|place| (least, most) = (least.min(*place), most.max(*place)));
+    let both = least < most && held_out_share > 0.0 && held_out_share < 1.0;
+    let is_held_out = |place: f64| match both {
+        true => place < most && (place < held_out_share || place == least),
+        false => place < held_out_share,
+    };
+    let (held_out, train) = (0..places.len()).partition(|&i| is_held_out(places[i]));
+    Split { train, held_out }
 }
 
 /// Where a key falls in [0, 1).
@@ -151,5 +153,17 @@ mod tests {
         assert_eq!(tiny.held_out.len(), 1);
         assert!(split(&few, 0.0).held_out.is_empty());
         Ok(())
+    }
+
+    #[test]
+    fn what_has_one_key_stays_together() {
+        let sides = |places: &[f64], share: f64| {
+            let split = split_places(places.to_vec(), share);
+            (split.train, split.held_out)
+        };
+        assert_eq!(sides(&[0.7, 0.7, 0.4, 0.4], 0.1), (vec![0, 1], vec![2, 3]));
+        assert_eq!(sides(&[0.7, 0.7, 0.4, 0.4], 0.9), (vec![0, 1], vec![2, 3]));
+        assert_eq!(sides(&[0.4, 0.4], 0.1), (vec![0, 1], vec![]));
+        assert_eq!(sides(&[0.7, 0.4], 0.0), (vec![0, 1], vec![]));
     }
 }

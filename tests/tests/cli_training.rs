@@ -131,7 +131,10 @@ fn cli_the_three_systems_go_on_bit_for_bit() {
     for (name, system) in [("ldm", LDM), ("edm", EDM), ("sde", SCORE_SDE)] {
         let (straight, killed) = (format!("{name}-straight"), format!("{name}-killed"));
         let often = ["--images", "96", "--set", "save_every_images=16", "--set", "keep_best=true"];
-        let args = |out| [&["train", "diffusion", "--out", out][..], SMALL, system, &everything_on(system), &often].concat();
+        let hold = ["--set", "held_out_share=0.1", "--set", "evaluate_images=9"];
+        let hold = if name == "sde" { &hold[..] } else { &[] };
+        let args =
+            |out| [&["train", "diffusion", "--out", out][..], SMALL, system, &everything_on(system), &often, hold].concat();
         ok(folder, &args(&straight), &[]);
         kill_when(folder, &args(&killed), &folder.join(&killed).join("checkpoints"), 1);
         ok(folder, &args(&killed), &[]);
@@ -158,6 +161,40 @@ fn cli_the_three_systems_go_on_bit_for_bit() {
     assert!(refusal(strata(folder).args(make)).contains("exists already"));
     let none = ["convert", "ema", "ldm-straight", "other", "--sigma-rel", "0.08"];
     assert!(refusal(strata(folder).args(none)).contains("post_hoc.widths"));
+}
+
+#[test]
+fn cli_the_best_on_what_is_held_out_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let hold = ["--set", "held_out_share=0.2", "--set", "evaluate_images=40", "--set", "keep_best=true"];
+    // A rate so high that it gets worse in the end.
+    let rates = ["--set", "optimizer.lr=3e-2", "--set", "lr_schedule={ kind = \"warmup\", warmup_images = 2000 }"];
+    let often = ["--images", "320", "--batch", "8", "--set", "save_every_images=32", "--set", "keep_checkpoints=1"];
+    let args =
+        |out, more: &[&'static str]| [&["train", "diffusion", "--out", out][..], SMALL, LDM, &rates, &often, more].concat();
+    ok(folder, &args("run", &hold), &[]);
+    let records = log(&folder.join("run"));
+    let rated: Vec<(u64, f64)> =
+        records.iter().filter_map(|r| Some((r["seen_images"].as_u64().unwrap(), r["held_out_loss"].as_f64()?))).collect();
+    assert!(rated.iter().map(|r| r.0).eq((1..=10).map(|n| 32 * n)), "{rated:?}");
+    let best = rated.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0;
+    let kept = |run: &str| -> Vec<u64> {
+        let folders = std::fs::read_dir(folder.join(run).join("checkpoints")).unwrap();
+        let mut kept: Vec<u64> = folders.map(|f| f.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+        kept.sort_unstable();
+        kept
+    };
+    let mut expected = vec![best, 320];
+    expected.dedup();
+    assert_eq!(kept("run"), expected, "{rated:?}");
+    // What is held out is not trained on.
+    ok(folder, &args("all", &[]), &[]);
+    let first = |run: &str| log(&folder.join(run))[0]["loss"].clone();
+    assert_ne!(first("run"), first("all"));
+    assert!(log(&folder.join("all")).iter().all(|r| r.get("held_out_loss").is_none()));
+    let refused = refusal(strata(folder).args(args("never", &["--set", "held_out_share=1.0"])));
+    assert!(refused.contains("`held_out_share`: expected a share from 0 to below 1"), "{refused}");
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn parse_set(text: &str, defaults: &Table) -> Result<Table> {
     let value = match format!("v = {raw}").parse::<Table>().ok().and_then(|mut t| t.remove("v")) {
         Some(Value::String(s)) => Value::String(s),
         // A number where a string belongs, for example a name of digits.
-        Some(_) if matches!(lookup(defaults, key), Some(Value::String(_))) => plain(),
+        Some(value) if is_plain(&value) && matches!(lookup(defaults, key), Some(Value::String(_))) => plain(),
         Some(value) => value,
         None => plain(),
     };
@@ -137,6 +137,11 @@ fn parse_set(text: &str, defaults: &Table) -> Result<Table> {
         Value::Table(table) => Ok(table),
         _ => Err(wrong()),
     }
+}
+
+/// Neither a table nor a list, which a choice may be where another is one word.
+fn is_plain(value: &Value) -> bool {
+    !matches!(value, Value::Table(_) | Value::Array(_))
 }
 
 /// Lays `over` on `base`, which has every key of every table that is not a choice.

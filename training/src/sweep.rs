@@ -16,9 +16,6 @@ use crate::host::{Real, window, window_mut};
 /// Elements that one task works on; smaller tensors stay on the calling thread.
 pub(crate) const CHUNK: usize = 1 << 15;
 
-/// Elements between two looks at the same numbers: they stay in the first-level caches.
-const ROW: usize = 1 << 11;
-
 /// The coefficients of one Adam step of one tensor, in the tensor's precision.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Coefficients<T> {
@@ -152,7 +149,7 @@ struct Row<'a, T> {
     e: &'a mut [T],
 }
 
-/// A step of every element of a row, then its average.
+/// A step of every element of a row and of its average, in one pass: memory is what it waits for.
 struct Each<'a, 'b, T, F> {
     row: Row<'a, T>,
     f: &'b F,
@@ -164,39 +161,40 @@ impl<T: Real, F: Fn(&mut T, T, &mut T, &mut T, Option<&mut T>)> Loop for Each<'_
 
     #[inline(always)]
     fn run(self) {
-        let Row { p, g, m, v, peak, e } = self.row;
+        let (Row { p, g, m, v, peak, e }, f) = (self.row, self.f);
         let elements = p.iter_mut().zip(g).zip(m).zip(v);
-        if peak.is_empty() {
-            elements.for_each(|(((p, g), m), v)| (self.f)(p, *g, m, v, None));
-        } else {
-            elements.zip(peak).for_each(|((((p, g), m), v), peak)| (self.f)(p, *g, m, v, Some(peak)));
-        }
-        if let Some(blend) = self.blend {
-            blend.row(e, p);
+        match (self.blend, peak.is_empty()) {
+            (None, true) => elements.for_each(|(((p, g), m), v)| f(p, *g, m, v, None)),
+            (None, false) => elements.zip(peak).for_each(|((((p, g), m), v), peak)| f(p, *g, m, v, Some(peak))),
+            (Some(blend), true) => elements.zip(e).for_each(|((((p, g), m), v), e)| {
+                f(p, *g, m, v, None);
+                blend.one(e, *p);
+            }),
+            (Some(blend), false) => elements.zip(peak).zip(e).for_each(|(((((p, g), m), v), peak), e)| {
+                f(p, *g, m, v, Some(peak));
+                blend.one(e, *p);
+            }),
         }
     }
 }
 
 impl<'a, T: Real> Row<'a, T> {
     fn each_parallel(self, f: impl Fn(&mut T, T, &mut T, &mut T, Option<&mut T>) + Sync, blend: Option<&Blend<T>>) {
-        let large = self.p.len() > CHUNK;
-        let rows = self.rows().into_iter().map(|row| Each { row, f: &f, blend });
-        if large {
-            let rows: Vec<_> = rows.collect();
-            rows.into_par_iter().with_min_len(CHUNK / ROW).for_each(widest);
-        } else {
-            rows.for_each(widest);
+        let mut rows: Vec<_> = self.rows().into_iter().map(|row| Each { row, f: &f, blend }).collect();
+        match rows.len() {
+            1 => rows.drain(..).for_each(widest),
+            _ => rows.into_par_iter().for_each(widest),
         }
     }
 
     fn rows(self) -> Vec<Self> {
         // An empty slice has no chunks: as many empty ones take their place.
         fn optional<T>(slice: &mut [T]) -> impl Iterator<Item = &mut [T]> {
-            slice.chunks_mut(ROW).chain(std::iter::repeat_with(Default::default))
+            slice.chunks_mut(CHUNK).chain(std::iter::repeat_with(Default::default))
         }
-        let parts = self.g.chunks(ROW).zip(self.m.chunks_mut(ROW)).zip(self.v.chunks_mut(ROW));
+        let parts = self.g.chunks(CHUNK).zip(self.m.chunks_mut(CHUNK)).zip(self.v.chunks_mut(CHUNK));
         let optional = optional(self.peak).zip(optional(self.e));
-        let all = self.p.chunks_mut(ROW).zip(parts).zip(optional);
+        let all = self.p.chunks_mut(CHUNK).zip(parts).zip(optional);
         all.map(|((p, ((g, m), v)), (peak, e))| Row { p, g, m, v, peak, e }).collect()
     }
 }
@@ -210,8 +208,12 @@ pub(crate) struct Blend<T> {
 
 impl<T: Real> Blend<T> {
     #[inline(always)]
+    fn one(&self, e: &mut T, p: T) {
+        *e = self.decay * *e + self.weight * p;
+    }
+
     fn row(&self, e: &mut [T], p: &[T]) {
-        e.iter_mut().zip(p).for_each(|(e, p)| *e = self.decay * *e + self.weight * *p);
+        e.iter_mut().zip(p).for_each(|(e, p)| self.one(e, *p));
     }
 }
 

@@ -185,10 +185,29 @@ impl Default for Network {
     }
 }
 
+/// A choice that is one word or a table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Policy {
+    #[default]
+    Natural,
+    Probabilities(Vec<f64>),
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Outer {
     network: Network,
+    policy: Policy,
+}
+
+#[test]
+fn a_word_gives_way_to_a_table() {
+    for text in ["policy={ probabilities = [0.5, 0.5] }", "policy.probabilities=[0.5, 0.5]"] {
+        assert_eq!(resolve::<Outer>(sets(&[text])).unwrap().0.policy, Policy::Probabilities(vec![0.5, 0.5]));
+    }
+    let message = error(sets(&["policy=[0.5, 0.5]"])).to_string();
+    assert!(message.contains("key `policy` in --set: expected"), "{message}");
 }
 
 #[test]

@@ -70,11 +70,14 @@ pub fn loss_curves(records: &[Value], stages: usize) -> LinePlot {
         let point = |r: &Value| Some((r["seen_images"].as_f64()?, r["loss_per_stage"][stage].as_f64()?));
         Curve { name: format!("stage {}", stage + 1), points: records.iter().filter_map(point).collect() }
     };
+    let measured = |r: &Value| Some((r["seen_images"].as_f64()?, r["held_out_loss"].as_f64()?));
+    let held_out = Curve { name: "held out, all stages".to_string(), points: records.iter().filter_map(measured).collect() };
+    let held_out = (!held_out.points.is_empty()).then_some(held_out);
     LinePlot {
         title: "Training loss of each stage".to_string(),
         x_label: "images seen".to_string(),
         y_label: "weighted squared error".to_string(),
-        curves: (0..stages).map(curve).collect(),
+        curves: (0..stages).map(curve).chain(held_out).collect(),
         log_y: true,
         smooth: 3,
         ..LinePlot::default()

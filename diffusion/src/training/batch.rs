@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use strata_conditioning::Shown;
 use strata_datasets::{Contexts, LatentSet};
 use strata_nn::random::{Key, uniform_f64};
-use strata_training::{Progress, Ranks};
+use strata_training::{NoProgress, Progress, Ranks};
 
 use super::{
     DiffusionTraining, TrainingData,
@@ -87,16 +87,34 @@ impl<'a> Batches<'a> {
         (start, ranks): (u64, Ranks),
         progress: &dyn Progress,
     ) -> Result<Self> {
+        let some = data.trained(config);
         let source = match data {
-            TrainingData::Latents(set) => Source::latents(set, config.seed),
-            TrainingData::Pictures(data) => Source::pictures(data, config, (start, ranks), progress)?,
+            TrainingData::Latents(set) => Source::latents(set, config.seed, some),
+            TrainingData::Pictures(data) => Source::pictures((data, some), config, (start, ranks), progress)?,
         };
         Ok(Self { ranks, ..Self::of(source, model, config, noise) })
     }
 
     /// Batches of latents, from anywhere.
     pub fn of_latents(set: &'a LatentSet, model: &ModelConfig, config: &DiffusionTraining, noise: NoiseSampler) -> Self {
-        Self::of(Source::latents(set, config.seed), model, config, noise)
+        Self::of(Source::latents(set, config.seed, TrainingData::Latents(set).trained(config)), model, config, noise)
+    }
+
+    /// Batches of `items` alone, for a single process. Pictures are kept in memory, and may be asked for in any order.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(super) fn of_items(
+        (data, model): (TrainingData<'a>, &ModelConfig),
+        items: Vec<usize>,
+        config: &DiffusionTraining,
+        noise: NoiseSampler,
+    ) -> Result<Self> {
+        let source = match data {
+            TrainingData::Latents(set) => Source::latents(set, config.seed, Some(items)),
+            TrainingData::Pictures(data) => Source::pictures((data, Some(items)), config, (0, Ranks::default()), &NoProgress)?,
+        };
+        Ok(Self::of(source, model, config, noise))
     }
 
     fn of(source: Source<'a>, model: &ModelConfig, config: &DiffusionTraining, noise: NoiseSampler) -> Self {

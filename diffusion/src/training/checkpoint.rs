@@ -79,16 +79,15 @@ impl Parts<'_> {
         Ok(tensors)
     }
 
-    /// Writes a checkpoint.
-    pub fn save(&self, run: &RunDir, state: &mut State) -> Result<()> {
-        let metric = state.record.take_metric();
+    /// Writes a checkpoint, rated by `metric`.
+    pub fn save(&self, run: &RunDir, state: &State, metric: Option<f64>) -> Result<()> {
         let mut optimizer = self.optimizer_tensors()?;
         optimizer.extend(self.tracks.tensors());
         let parts = CheckpointParts {
             model: self.model.store().tensors(),
             ema: self.ema.tensors(),
             optimizer,
-            state: serde_json::to_value(&*state).map_err(|e| Error::Config(e.to_string()))?,
+            state: serde_json::to_value(state).map_err(|e| Error::Config(e.to_string()))?,
             metric,
             metadata: self.model.metadata()?,
         };

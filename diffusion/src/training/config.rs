@@ -52,8 +52,12 @@ pub struct DiffusionTraining {
     pub keep_checkpoints: usize,
     /// Beside them, the first checkpoint at or after each multiple of so many images is kept; 0: none.
     pub keep_every_images: u64,
-    /// Beside them, the checkpoint of the lowest mean loss since the one before is kept.
+    /// Beside them, the checkpoint of the lowest loss is kept: that of what is held out, or the mean since the one before.
     pub keep_best: bool,
+    /// Share of the data that is never trained on; the averaged network's loss on it is logged with every checkpoint.
+    pub held_out_share: f64,
+    /// How many of these images are measured.
+    pub evaluate_images: usize,
     /// Pictures drawn during the training.
     pub grid: GridSettings,
     /// Steps in a row whose gradients are not finite, after which the run stops; fewer are left out and counted.
@@ -118,6 +122,8 @@ impl Default for DiffusionTraining {
             keep_checkpoints: 2,
             keep_every_images: 0,
             keep_best: false,
+            held_out_share: 0.0,
+            evaluate_images: 1_024,
             grid: GridSettings::default(),
             // By then the weights or the data are broken.
             max_skipped_steps: 20,
@@ -196,6 +202,7 @@ impl DiffusionTraining {
             ("log_every_images", self.log_every_images),
             ("save_every_images", self.save_every_images),
             ("keep_checkpoints", self.keep_checkpoints as u64),
+            ("evaluate_images", self.evaluate_images as u64),
             ("max_skipped_steps", self.max_skipped_steps),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, v)| *v == 0) {
@@ -211,6 +218,10 @@ impl DiffusionTraining {
             if !(0.0..=1.0).contains(&v) {
                 return Err(Error::Config(format!("`{key}`: expected a probability, got {v}")));
             }
+        }
+        if !(0.0..1.0).contains(&self.held_out_share) {
+            let message = format!("`held_out_share`: expected a share from 0 to below 1, got {}", self.held_out_share);
+            return Err(Error::Config(message));
         }
         for (key, v) in [
             ("max_grad_norm", self.max_grad_norm),

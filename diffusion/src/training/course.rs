@@ -2,12 +2,13 @@
 
 use candle_core::Tensor;
 use strata_nn::memory::card_bytes;
-use strata_training::{Ema, Optimizer, RunDir, StepOptions, Stopwatch, memory::resident_bytes};
+use strata_training::{Optimizer, RunDir, StepOptions, Stopwatch, memory::resident_bytes};
 
 use super::{
     Batches, DiffusionTraining, TrainContext, TrainSummary,
     checkpoint::{Parts, Position, State},
     grid,
+    held_out::HeldOut,
     record::{Facts, StepOutcome},
     step::{Gradient, Worker},
 };
@@ -23,6 +24,8 @@ pub(super) struct Course<'a> {
     pub run: Option<&'a mut RunDir>,
     pub state: State,
     pub watch: Stopwatch,
+    /// Of the first process, where something is held out.
+    pub held_out: Option<HeldOut<'a>>,
     /// See [`super::flops`].
     pub flops: Vec<f64>,
 }
@@ -33,7 +36,7 @@ impl Course<'_> {
         let begun_at = self.seen();
         let label = format!("training the {}-stage model", self.worker.model.stages());
         self.context.progress.start(&label, self.config.images, "images");
-        let mut stopped = false;
+        let (mut stopped, mut last_rated) = (false, None);
         while self.seen() < self.config.images && !stopped {
             let stop = self.is_asked_to_stop();
             if stop && self.worker.peers.ranks().count == 1 {
@@ -44,13 +47,15 @@ impl Course<'_> {
             let gradient = self.worker.gradient(batches, self.state.position, stop, self.context.device)?;
             stopped = gradient.stop;
             let lr_multiplier = self.step(&gradient)?;
-            let message = self.log(&gradient, lr_multiplier)?;
+            let rated = self.rate()?;
+            let message = self.log(&gradient, lr_multiplier, rated)?;
             drop(gradient);
             self.context.progress.advance(self.seen(), &message);
-            self.keep(stopped || self.seen() >= self.config.images)?;
+            self.keep(stopped || self.seen() >= self.config.images, rated)?;
+            last_rated = rated;
         }
         let finished = !stopped || self.seen() >= self.config.images;
-        self.save_last(begun_at, finished)?;
+        self.save_last(begun_at, finished, last_rated)?;
         self.context.progress.finish();
         Ok(TrainSummary {
             seen_images: self.seen(),
@@ -106,9 +111,22 @@ impl Course<'_> {
         Ok(lr_multiplier)
     }
 
+    /// The averaged network's loss on what is held out, where a checkpoint follows.
+    fn rate(&mut self) -> Result<Option<f64>> {
+        let due = self.passed(self.config.save_every_images) || self.seen() >= self.config.images;
+        if !due || self.held_out.is_none() {
+            return Ok(None);
+        }
+        let averaged = self.averaged()?;
+        let Some(held_out) = &mut self.held_out else { return Ok(None) };
+        let loss = held_out.loss(&averaged, self.worker.objective, self.context.device)?;
+        self.watch.pause();
+        Ok(loss)
+    }
+
     /// Writes a line of the log where one is due, and says its essence.
-    fn log(&mut self, gradient: &Gradient, lr_multiplier: f64) -> Result<String> {
-        if !self.passed(self.config.log_every_images) {
+    fn log(&mut self, gradient: &Gradient, lr_multiplier: f64, held_out: Option<f64>) -> Result<String> {
+        if !self.passed(self.config.log_every_images) && held_out.is_none() {
             return Ok(String::new());
         }
         let Some(run) = &mut self.run else { return Ok(String::new()) };
@@ -125,41 +143,47 @@ impl Course<'_> {
             card_memory_bytes: card_bytes(self.context.device),
             flops: self.flops.clone(),
             grad_norms: self.worker.norms(&gradient.grads)?,
+            held_out,
         };
         let line = self.state.record.take(&self.state.position, &facts);
         run.log(line.json)?;
         Ok(line.message)
     }
 
-    /// Averages, checkpoint and pictures, where they are due.
-    fn keep(&mut self, last: bool) -> Result<()> {
+    /// Averages, checkpoint and pictures, where they are due. `rated`: the loss on what is held out.
+    fn keep(&mut self, last: bool, rated: Option<f64>) -> Result<()> {
         let config = self.config;
         let (averages, save, draw) = (
             last || self.passed(config.post_hoc.every_images),
             !last && self.passed(config.save_every_images),
             !last && self.passed(config.grid.every_images),
         );
-        let seen = self.seen();
-        let Some(run) = &mut self.run else { return Ok(()) };
-        if averages {
-            self.parts.store_averages(run, seen)?;
+        if averages && let Some(run) = &self.run {
+            self.parts.store_averages(run, self.seen())?;
         }
         if save {
-            self.parts.save(run, &mut self.state)?;
+            self.save(rated)?;
             self.watch.pause();
         }
-        if draw {
+        if draw && self.run.is_some() {
             self.milestone()?;
             self.watch.pause();
         }
         Ok(())
     }
 
+    /// Writes a checkpoint.
+    fn save(&mut self, rated: Option<f64>) -> Result<()> {
+        let Some(run) = &self.run else { return Ok(()) };
+        let mean = self.state.record.take_metric();
+        let metric = if self.held_out.is_some() { rated } else { mean };
+        self.parts.save(run, &self.state, metric)
+    }
+
     /// The last checkpoint. A run that was complete before stays as it is.
-    fn save_last(&mut self, begun_at: u64, finished: bool) -> Result<()> {
-        let seen = self.seen();
-        match &mut self.run {
-            Some(run) if seen > begun_at || run.latest().is_none() => self.parts.save(run, &mut self.state)?,
+    fn save_last(&mut self, begun_at: u64, finished: bool, rated: Option<f64>) -> Result<()> {
+        match &self.run {
+            Some(run) if self.seen() > begun_at || run.latest().is_none() => self.save(rated)?,
             _ => return Ok(()),
         }
         if finished { self.milestone() } else { Ok(()) }
@@ -169,7 +193,7 @@ impl Course<'_> {
     fn milestone(&self) -> Result<()> {
         let (seen, context) = (self.seen(), self.context);
         let Some(observer) = context.observer else { return Ok(()) };
-        let shown = match self.draw(self.parts.ema) {
+        let shown = match self.draw() {
             Ok(samples) => observer.milestone(seen, samples.as_ref()),
             // Weights that are not good yet, or a request to stop: the next steps deal with it.
             Err(e) => observer.milestone(seen, None).and(Err(e.into())),
@@ -182,11 +206,16 @@ impl Course<'_> {
         Ok(())
     }
 
-    fn draw(&self, ema: &Ema) -> Result<Option<Tensor>> {
+    /// The model with averaged weights.
+    fn averaged(&self) -> Result<Model> {
         let averaged = Model::new(self.worker.model.config(), self.config.seed, self.context.device)?;
-        averaged.store().load(&ema.tensors().into_iter().collect(), "the average")?;
+        averaged.store().load(&self.parts.ema.tensors().into_iter().collect(), "the average")?;
         averaged.store().freeze();
-        grid::draw(&averaged, &self.config.grid, self.context.interrupt)
+        Ok(averaged)
+    }
+
+    fn draw(&self) -> Result<Option<Tensor>> {
+        grid::draw(&self.averaged()?, &self.config.grid, self.context.interrupt)
     }
 }
 

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use strata_conditioning::{ImageCondition, ImageInput};
 use strata_datasets::{
-    Contexts, Crop, Dataset, ImageKind, LatentImages, LatentSet, LoaderOptions, PictureStream, Resampling, Transform,
+    Contexts, Crop, Dataset, ImageKind, LatentImages, LatentSet, LoaderOptions, Order, PictureStream, Resampling, Split,
+    Transform, split, split_latents,
 };
 use strata_nn::random::Key;
 use strata_training::{Progress, Ranks};
@@ -63,6 +64,25 @@ pub enum TrainingData<'a> {
 }
 
 impl<'a> TrainingData<'a> {
+    /// What is trained on: the items that are not held out; nothing where all are.
+    pub(super) fn trained(self, config: &DiffusionTraining) -> Option<Vec<usize>> {
+        (config.held_out_share > 0.0).then(|| self.split(config).train)
+    }
+
+    /// Of what is not trained on, as much as is measured, in a seeded order.
+    pub(super) fn held_out(self, config: &DiffusionTraining) -> Vec<usize> {
+        let all = if config.held_out_share > 0.0 { self.split(config).held_out } else { Vec::new() };
+        let order = Order::new(all.len(), config.seed);
+        (0..all.len().min(config.evaluate_images)).map(|k| all[order.at(k as u64)]).collect()
+    }
+
+    fn split(self, config: &DiffusionTraining) -> Split {
+        match self {
+            Self::Latents(set) => split_latents(set, config.held_out_share),
+            Self::Pictures(data) => split(data, config.held_out_share),
+        }
+    }
+
     /// Embedded captions or pictures, where there are some.
     pub fn contexts(self) -> Option<&'a Contexts> {
         match self {
@@ -112,6 +132,10 @@ impl TrainingData<'_> {
     /// Refuses settings under which these data cannot be read.
     pub(super) fn check(&self, config: &DiffusionTraining) -> Result<()> {
         match self {
+            _ if self.trained(config).is_some_and(|items| items.is_empty()) => {
+                let message = "`held_out_share`: nothing is left to train on";
+                Err(Error::Config(message.into()))
+            }
             Self::Pictures(data) if data.is_empty() => Err(Error::Config("the data set holds no pictures to train on".into())),
             Self::Pictures(_) if config.pictures.size == 0 => {
                 Err(Error::Config("`pictures.size`: expected 1 or more, got 0".into()))
@@ -176,8 +200,26 @@ fn derived_shape(condition: &ImageCondition, size: usize) -> Result<[usize; 3]> 
 
 /// Samples in a seeded order.
 pub(super) enum Source<'a> {
-    Latents { set: &'a LatentSet, order: strata_datasets::Order, affine: Vec<(f32, f32)>, seed: u64 },
+    Latents { set: &'a LatentSet, rows: Rows, affine: Vec<(f32, f32)>, seed: u64 },
     Pictures { data: &'a Dataset, stream: Box<PictureStream> },
+}
+
+/// Which latents, in a seeded order.
+pub(super) struct Rows {
+    order: Order,
+    /// Some of them; none where all are drawn.
+    some: Option<Vec<usize>>,
+}
+
+impl Rows {
+    fn new(set: &LatentSet, seed: u64, some: Option<Vec<usize>>) -> Self {
+        Self { order: Order::new(some.as_ref().map_or(set.len(), Vec::len), seed), some }
+    }
+
+    fn at(&self, position: u64) -> usize {
+        let i = self.order.at(position);
+        self.some.as_ref().map_or(i, |some| some[i])
+    }
 }
 
 /// Samples of one batch, end to end, with what is known of each.
@@ -193,16 +235,16 @@ pub(super) struct Samples {
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn latents(set: &'a LatentSet, seed: u64) -> Self {
+    pub(super) fn latents(set: &'a LatentSet, seed: u64, some: Option<Vec<usize>>) -> Self {
         let manifest = set.manifest();
         let channel = |values: &[f32], c: usize| if values.len() == 1 { values[0] } else { values[c] };
         let affine = (0..manifest.channels).map(|c| (channel(&manifest.scale, c), channel(&manifest.shift, c))).collect();
-        Self::Latents { set, order: strata_datasets::Order::new(set.len(), seed), affine, seed }
+        Self::Latents { set, rows: Rows::new(set, seed, some), affine, seed }
     }
 
-    /// All pictures of `data`, from the position `start` on.
+    /// Pictures of `data`, some or all, from the position `start` on.
     pub(super) fn pictures(
-        data: &'a Dataset,
+        (data, some): (&'a Dataset, Option<Vec<usize>>),
         config: &DiffusionTraining,
         (start, ranks): (u64, Ranks),
         progress: &dyn Progress,
@@ -219,9 +261,9 @@ impl<'a> Source<'a> {
             max_bad: settings.max_bad,
             ..LoaderOptions::default()
         };
-        let all: Vec<usize> = (0..data.len()).collect();
-        progress.start("reading pictures", all.len() as u64, "images");
-        let stream = PictureStream::new(data, &all, transform, options, &|done| progress.advance(done, ""))?;
+        let items = some.unwrap_or_else(|| (0..data.len()).collect());
+        progress.start("reading pictures", items.len() as u64, "images");
+        let stream = PictureStream::new(data, &items, transform, options, &|done| progress.advance(done, ""))?;
         progress.finish();
         Ok(Self::Pictures { data, stream: Box::new(stream) })
     }
@@ -229,10 +271,10 @@ impl<'a> Source<'a> {
     /// The samples at `positions`, which are those of this process from `first` on; `attributes`: whether theirs are wanted.
     pub(super) fn batch(&mut self, first: u64, positions: &[u64], attributes: bool) -> Result<Samples> {
         match self {
-            Self::Latents { set, order, affine, seed } => {
+            Self::Latents { set, rows, affine, seed } => {
                 let mut out = Samples::default();
                 for &p in positions {
-                    let item = order.at(p);
+                    let item = rows.at(p);
                     push_latent((set, item), affine, Key::new(*seed, "posterior").index(p), &mut out.x0)?;
                     out.items.push(item);
                     out.labels.push(set.label(item));
@@ -280,7 +322,24 @@ fn push_latent((set, item): (&LatentSet, usize), affine: &[(f32, f32)], key: Key
 
 #[cfg(test)]
 mod tests {
+    use strata_datasets::DatasetOptions;
+
     use super::*;
+
+    #[test]
+    fn what_is_held_out_is_not_trained_on() -> Result<()> {
+        let emoji = Dataset::open("emoji", &DatasetOptions::default())?;
+        let data = TrainingData::Pictures(&emoji);
+        let config = DiffusionTraining { held_out_share: 0.2, evaluate_images: 50, ..DiffusionTraining::default() };
+        let (trained, held_out) = (data.trained(&config).unwrap_or_default(), data.held_out(&config));
+        assert_eq!(held_out.len(), 50);
+        assert!(trained.len() > emoji.len() / 2 && held_out.iter().all(|item| !trained.contains(item)));
+        assert!(!held_out.is_sorted(), "of all classes, not the first alone");
+        let rows = Rows { order: Order::new(trained.len(), 0), some: Some(trained.clone()) };
+        assert!((0..3000).all(|position| trained.contains(&rows.at(position))));
+        assert_eq!(data.trained(&DiffusionTraining::default()), None);
+        Ok(())
+    }
 
     #[test]
     fn planes_of_two_pictures() {

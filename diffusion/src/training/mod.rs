@@ -12,6 +12,7 @@ mod config;
 mod course;
 mod data;
 mod grid;
+mod held_out;
 mod images;
 mod objective;
 mod parameters;
@@ -47,6 +48,7 @@ pub use warm_start::WarmStart;
 
 use checkpoint::{Parts, Position, State};
 use course::Course;
+use held_out::HeldOut;
 use record::Record;
 use step::Worker;
 
@@ -199,9 +201,11 @@ fn train_with_peers(
         model.store().trainable().into_iter().chain(objective.store().trainable()).map(|p| p.var().clone()).collect();
     let worker = Worker { config, model: &model, objective: &objective, peers, parameters };
     let from = (state.position.seen_images, peers.ranks());
-    let mut batches = Batches::new((data, model.config()), config, noise, from, context.progress)?;
+    let of = (data, model.config());
+    let held_out = if run.is_some() { HeldOut::new(of, config, noise.clone())? } else { None };
+    let mut batches = Batches::new(of, config, noise, from, context.progress)?;
     let flops = flops(&model)?;
-    Course { config, context, worker, parts, run, state, watch: Stopwatch::new(), flops }.complete(&mut batches)
+    Course { config, context, worker, parts, run, state, watch: Stopwatch::new(), held_out, flops }.complete(&mut batches)
 }
 
 /// A step's images are divided evenly.

@@ -79,6 +79,8 @@ pub struct Facts {
     pub flops: Vec<f64>,
     /// Of the last step: of what the stages share, and of each decoder.
     pub grad_norms: (f64, Vec<f64>),
+    /// The averaged network's loss on what is held out, where it was measured.
+    pub held_out: Option<f64>,
 }
 
 /// A line for the log and a few words for the progress bar.
@@ -156,6 +158,9 @@ impl Record {
             "flops": flops,
         });
         if let Value::Object(fields) = &mut json {
+            if let Some(loss) = facts.held_out {
+                fields.insert("held_out_loss".into(), loss.into());
+            }
             if let Some(bytes) = facts.card_memory_bytes {
                 fields.insert("card_memory_bytes".into(), bytes.into());
             }
@@ -174,7 +179,8 @@ impl Record {
             ..Self::new(self.stages.len())
         };
         *self = kept;
-        Line { json, message: format!("loss {loss:.4}") }
+        let held_out = facts.held_out.map_or(String::new(), |loss| format!(", held out {loss:.4}"));
+        Line { json, message: format!("loss {loss:.4}{held_out}") }
     }
 
     /// A number of each range of noise levels that occurred, by its name.
