@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor, backprop::GradStore};
-use strata_nn::params::ParamStore;
+use strata_nn::{backward, params::ParamStore};
 use strata_training::{Optimizer, StepOptions};
 
 use crate::{
@@ -69,7 +69,7 @@ impl Adversary {
         let real = self.network.forward(x, Statistics::Batch)?;
         let fake = self.network.forward(y, Statistics::Batch)?;
         let loss = self.loss.discriminator(&real, &fake)?;
-        self.gradients.extend((&loss * share)?.backward()?)?;
+        self.gradients.extend(backward(&(&loss * share)?)?)?;
         Ok(Judgement { loss, real: real.mean_all()?, fake: fake.mean_all()? })
     }
 

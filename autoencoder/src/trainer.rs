@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor, Var, backprop::GradStore};
 use serde::{Deserialize, Serialize};
-use strata_nn::{params::ParamStore, random::Key};
+use strata_nn::{backward, params::ParamStore, random::Key};
 use strata_training::{CheckpointParts, Ema, LrSchedule, Optimizer, RunDir, StepOptions, ema::EmaCounters, optimizer::Group};
 
 use crate::{
@@ -163,7 +163,7 @@ impl<'a> Trainer<'a> {
         // The reconstruction as a leaf: each loss is differentiated down to it, their sum through the network once.
         let leaf = Var::from_tensor(&y.detach())?;
         let nll = self.likelihood.nll(x, leaf.as_tensor())?;
-        let mut gradients = nll.total.backward()?;
+        let mut gradients = backward(&nll.total)?;
         let mut slope = remove(&mut gradients, &leaf)?;
         let mut report = |name, value: &Tensor| -> Result<()> {
             parts.values.push((name, share * f64::from(value.to_scalar::<f32>()?)));
@@ -180,7 +180,7 @@ impl<'a> Trainer<'a> {
         report("loss", &loss)?;
         if let Some(adversary) = self.adversary.as_mut().filter(|a| a.is_active(self.seen_images)) {
             let g = adversary.generator_loss(leaf.as_tensor())?;
-            let adversarial_slope = remove(&mut g.backward()?, &leaf)?;
+            let adversarial_slope = remove(&mut backward(&g)?, &leaf)?;
             let at_last_layer = |slope: &Tensor| last_layer_gradient(&self.model, &features, slope);
             let weight = adversary.weight.adaptive(&at_last_layer(&slope)?, &at_last_layer(&adversarial_slope)?)?;
             slope = (slope + (adversarial_slope * weight)?)?;
@@ -196,7 +196,7 @@ impl<'a> Trainer<'a> {
         if let Some(penalty) = penalty {
             total = (total + penalty)?;
         }
-        parts.gradients.extend((total * share)?.backward()?)?;
+        parts.gradients.extend(backward(&(total * share)?)?)?;
         if let Some(logvar) = &self.likelihood.logvar {
             let gradient = (remove(&mut gradients, logvar.var())? * share)?;
             let sum = parts.gradients.remove(logvar.var()).map_or(Ok(gradient.clone()), |sum| sum + gradient)?;
@@ -293,7 +293,7 @@ fn optimizer(config: &AutoencoderTraining, store: &ParamStore, loss: &ParamStore
 /// The gradient of the decoder's last weight when that of the reconstruction is `slope`.
 fn last_layer_gradient(model: &Autoencoder, features: &Tensor, slope: &Tensor) -> Result<Tensor> {
     let y = model.finish(&features.detach())?;
-    let mut gradients = (y * slope.detach())?.sum_all()?.backward()?;
+    let mut gradients = backward(&(y * slope.detach())?.sum_all()?)?;
     remove(&mut gradients, model.last_layer().var())
 }
 

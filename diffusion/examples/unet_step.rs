@@ -12,7 +12,7 @@ use strata_diffusion::{
     model::{LatentScaling, Model, ModelConfig},
     training::{Batch, DiffusionTraining, Objective},
 };
-use strata_nn::random::Key;
+use strata_nn::{backward, random::Key};
 use strata_training::{
     Ema, Optimizer, StepOptions,
     settings::{Layers, resolve},
@@ -60,7 +60,7 @@ fn step(preset: &str, [side, batch, steps]: [usize; 3], stage: Option<usize>, re
         };
         let start = Instant::now();
         let losses = objective.losses(&model, &data, Some(Key::new(0, "dropout").step(i as u64)))?;
-        let grads = losses.objective.mean(0)?.backward()?;
+        let grads = backward(&losses.objective.mean(0)?)?;
         let options = StepOptions { lr_multiplier: 1.0, max_grad_norm: Some(1.0) };
         optimizer.step_and_average(&grads, options, &mut ema, batch as u64)?;
         drop(grads);

@@ -11,6 +11,8 @@ use candle_core::{
     backend::BackendStorage,
 };
 
+use crate::backward::lay_aside;
+
 /// Whether the graph leads a gradient to `x`.
 pub(crate) fn wants_gradient(x: &Tensor) -> bool {
     x.track_op() || x.is_variable()
@@ -68,8 +70,8 @@ impl CustomOp2 for Link {
         Ok((t.try_clone(l)?, l.shape().clone()))
     }
 
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, token: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(token.clone()), (self.0)()?))
+    fn bwd(&self, _: &Tensor, x: &Tensor, _: &Tensor, token: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(token.clone()), lay_aside(x, (self.0)()?)?))
     }
 }
 

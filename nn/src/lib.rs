@@ -2,6 +2,7 @@
 //!
 //! Candle gives tensors, memory, the graph and safetensors; this crate owns the training-grade operators.
 //!
+//! - [`backward()`]: the backward pass.
 //! - [`checkpoint`]: weight files of any origin, read without executing anything.
 //! - [`collective`]: sums over the cards of several processes.
 //! - [`ops`]: free functions over tensors, channels last: `[B, H, W, C]`. Each is differentiable in every tensor argument.
@@ -26,6 +27,7 @@
 //! # Ok::<(), strata_nn::Error>(())
 //! ```
 
+mod backward;
 pub mod checkpoint;
 pub mod collective;
 mod error;
@@ -41,4 +43,5 @@ pub mod recompute;
 pub mod vectors;
 pub mod weights;
 
+pub use backward::backward;
 pub use error::{Error, Result};

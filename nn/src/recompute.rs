@@ -9,6 +9,7 @@ use candle_core::{Tensor, Var};
 
 use crate::{
     Error, Result,
+    backward::backward,
     graph::{Link, Made, Slot, token, wants_gradient},
     params::{Parameter, graph_is_off, without_graph},
 };
@@ -103,7 +104,8 @@ impl Head {
         let y = (self.f)(&inputs)?;
         // A scalar whose gradient by y is dy, without a product and a sum over y.
         let dy = dy.clone();
-        let mut gradients = token(&y)?.apply_op2(&y, Link::new(move || Ok(Some(dy.clone()))))?.backward()?;
+        let scalar = token(&y)?.apply_op2(&y, Link::new(move || Ok(Some(dy.clone()))))?;
+        let mut gradients = backward(&scalar).map_err(candle_core::Error::wrap)?;
         for ((var, slot), x) in variables.iter().zip(&self.input_slots).zip(&self.inputs) {
             if let Some(var) = var {
                 slot.put(gradients.remove(var).map_or_else(|| x.zeros_like(), Ok)?);

@@ -1,9 +1,9 @@
 //! Guard tests of activation checkpointing: the same bits as without, for inputs, parameters and nested parts.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
 use strata_nn::{
-    Result,
+    Result, backward,
     layers::{Conv2d, GroupNorm},
     ops,
     params::ParamStore,
@@ -44,6 +44,30 @@ fn bits(t: &Tensor) -> Vec<u32> {
     t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
 }
 
+/// The crate's backward pass answers what candle's does.
+fn agrees(ours: &GradStore, candles: &GradStore, inputs: &[&Tensor], store: &ParamStore) {
+    let parameters: Vec<_> = store.parameters().iter().map(|p| p.var().clone()).collect();
+    for of in inputs.iter().copied().chain(parameters.iter().map(|var| var.as_tensor())) {
+        let values = |g: &GradStore| g.get(of).map(|g| g.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        let (ours, candles) = (values(ours), values(candles));
+        assert_eq!(ours.is_some(), candles.is_some());
+        for (a, b) in ours.iter().flatten().zip(candles.iter().flatten()) {
+            assert!((a - b).abs() <= 1e-5 * (1.0 + b.abs()), "{a} is not {b}");
+        }
+    }
+}
+
+#[test]
+fn a_parameter_of_several_operators_and_of_candles_own() {
+    let store = ParamStore::new(1, &Device::Cpu);
+    let w = store.root().param("w", (8, 8), strata_nn::params::Init::Uniform { bound: 0.5 }).unwrap();
+    let x = Var::from_tensor(&tensor("x", &[4, 8])).unwrap();
+    let linear = |x: &Tensor| ops::linear(x, &w.get(), None).unwrap();
+    let y = linear(&ops::silu(&linear(x.as_tensor())).unwrap()).matmul(&w.get()).unwrap();
+    let loss = (y.sqr().unwrap().sum_all().unwrap() + ops::silu(x.as_tensor()).unwrap().sum_all().unwrap()).unwrap();
+    agrees(&backward(&loss).unwrap(), &loss.backward().unwrap(), &[x.as_tensor()], &store);
+}
+
 /// Result, then the gradients of x, e and all trainable parameters.
 fn run(store: &ParamStore, f: impl Fn(&Tensor, &Tensor) -> Tensor) -> Vec<Option<Vec<u32>>> {
     let (x, e) = (Var::from_tensor(&tensor("x", &[2, 5, 7, 8])).unwrap(), Var::from_tensor(&tensor("e", &[8])).unwrap());
@@ -52,6 +76,7 @@ fn run(store: &ParamStore, f: impl Fn(&Tensor, &Tensor) -> Tensor) -> Vec<Option
     // x also outside the part.
     let loss = (weighted.sum_all().unwrap() + x.as_tensor().sqr().unwrap().sum_all().unwrap()).unwrap();
     let gradients = loss.backward().unwrap();
+    agrees(&backward(&loss).unwrap(), &gradients, &[x.as_tensor(), e.as_tensor()], store);
     let mut all = vec![Some(bits(&y)), gradients.get(&x).map(bits), gradients.get(&e).map(bits)];
     all.extend(store.parameters().iter().map(|p| gradients.get(p.var()).map(bits)));
     all

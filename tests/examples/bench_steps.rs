@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor, Var};
 use strata_autoencoder::{AutoencoderKl, KlConfig, Posterior};
 use strata_conditioning::Condition;
 use strata_diffusion::unet::{DecoderConfig, Heads, UNet, UNetConfig};
-use strata_nn::{ops, params::ParamStore, random::Key};
+use strata_nn::{backward, ops, params::ParamStore, random::Key};
 use strata_training::{AdamWConfig, Ema, EmaSchedule, Optimizer, StepOptions};
 
 type Loss = Box<dyn Fn() -> Tensor>;
@@ -120,7 +120,7 @@ fn training(store: &ParamStore, loss: Loss) -> Box<dyn FnMut()> {
     let mut optimizer = Optimizer::new(store.trainable(), AdamWConfig::default()).unwrap();
     let mut ema = Ema::new(store, EmaSchedule::Constant { decay: 0.9999 }).unwrap();
     Box::new(move || {
-        let grads = loss().backward().unwrap();
+        let grads = backward(&loss()).unwrap();
         let options = StepOptions { lr_multiplier: 1.0, max_grad_norm: Some(1.0) };
         assert!(!optimizer.step_and_average(&grads, options, &mut ema, 16).unwrap().skipped);
     })

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 use strata_datasets::LatentSet;
-use strata_nn::params::Parameter;
+use strata_nn::{backward, params::Parameter};
 use strata_training::{Interrupt, Progress};
 
 use super::config::{DivideConfig, Division, Matrix};
@@ -154,7 +154,7 @@ fn gradient(
         }
         let count = BATCH.min(samples - first);
         let batch = Batch { sigmas: vec![sigma; count], ..batches.at(first as u64, count, model.store().device())? };
-        let grads = network_errors(model, &batch, None)?.sum_all()?.backward()?;
+        let grads = backward(&network_errors(model, &batch, None)?.sum_all()?)?;
         let mut rest = sum.as_mut_slice();
         for p in group {
             let (part, after) = rest.split_at_mut(p.var().elem_count());

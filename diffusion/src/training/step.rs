@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor, Var, backprop::GradStore};
-use strata_nn::{ops, random::Key};
+use strata_nn::{backward, ops, random::Key};
 use strata_training::{
     Peers,
     gradients::{NormType, total_norm},
@@ -55,7 +55,7 @@ impl Worker<'_> {
             let key = Key::new(self.config.seed, "dropout").step(position.step).index((first * ranks.count + ranks.rank) as u64);
             let begun = Instant::now();
             let losses = self.objective.losses(self.model, &rows, Some(key))?;
-            grads.extend(losses.objective.sum(0)?.affine(1.0 / all as f64, 0.0)?.backward()?)?;
+            grads.extend(backward(&losses.objective.sum(0)?.affine(1.0 / all as f64, 0.0)?)?)?;
             let values = losses.weighted.to_vec1::<f32>()?.into_iter().zip(losses.x0_error.to_vec1::<f32>()?);
             network += begun.elapsed();
             for (k, (loss, x0_error)) in values.enumerate() {

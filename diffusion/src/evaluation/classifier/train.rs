@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use strata_datasets::{Dataset, LoaderOptions, PictureStream, Transform, prepare, split};
-use strata_nn::{params::ParamStore, weights};
+use strata_nn::{backward, params::ParamStore, weights};
 use strata_training::{AdamWConfig, Interrupt, Optimizer, Progress, StepOptions};
 
 use super::{Classifier, ClassifierConfig, FORMAT, to_tensor};
@@ -81,7 +81,7 @@ pub fn train(
         let (_, logits) = model.forward(&to_tensor(&batch.pixels, labels.len(), config.size, device)?)?;
         let loss = cross_entropy(&logits, &labels)?;
         let options = StepOptions { lr_multiplier: 1.0 - seen as f64 / config.images as f64, max_grad_norm: Some(1.0) };
-        optimizer.step(&loss.backward()?, options)?;
+        optimizer.step(&backward(&loss)?, options)?;
         seen += config.batch as u64;
         let message =
             if optimizer.steps().is_multiple_of(20) { format!("loss {:.3}", loss.to_scalar::<f32>()?) } else { String::new() };

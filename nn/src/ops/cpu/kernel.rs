@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Storage, StorageRef, Tensor};
 
-use crate::Result;
+use crate::{Result, backward::lay_aside};
 
 /// An operator of N contiguous float32 arguments, on the CPU.
 pub(crate) trait Kernel<const N: usize>: Send + Sync + 'static {
@@ -48,6 +48,7 @@ impl<K> Op<K> {
         (CpuStorage::F32(self.0.forward(args)), self.0.shape().into())
     }
 
+    /// Those of variables are laid aside.
     fn gradients<const N: usize>(&self, args: [&Tensor; N], y: &Tensor, dy: &Tensor) -> candle_core::Result<[Option<Tensor>; N]>
     where
         K: Kernel<N>,
@@ -59,7 +60,7 @@ impl<K> Op<K> {
         let gradients = self.0.backward(slices, args.map(Tensor::track_op), &y, &dy);
         let mut tensors: [Option<Tensor>; N] = std::array::from_fn(|_| None);
         for ((tensor, gradient), arg) in tensors.iter_mut().zip(gradients).zip(args) {
-            *tensor = gradient.map(|g| Tensor::from_vec(g, arg.shape(), arg.device())).transpose()?;
+            *tensor = lay_aside(arg, gradient.map(|g| Tensor::from_vec(g, arg.shape(), arg.device())).transpose()?)?;
         }
         Ok(tensors)
     }

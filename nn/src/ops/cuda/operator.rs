@@ -5,6 +5,7 @@ use candle_core::{
 };
 
 use super::device::{Buffer, Card, View};
+use crate::backward::lay_aside;
 
 /// An operator of N contiguous arguments.
 pub(super) trait Operator<const N: usize>: Send + Sync + 'static {
@@ -53,6 +54,7 @@ impl<K> Op<K> {
         Ok((self.0.forward(&args[0].card(), args)?.into_storage(), self.0.shape().into()))
     }
 
+    /// Those of variables are laid aside.
     fn gradients<const N: usize>(&self, args: [&Tensor; N], y: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; N]>
     where
         K: Operator<N>,
@@ -67,7 +69,7 @@ impl<K> Op<K> {
         drop(held);
         let mut tensors: [Option<Tensor>; N] = std::array::from_fn(|_| None);
         for ((tensor, gradient), arg) in tensors.iter_mut().zip(gradients).zip(args) {
-            *tensor = gradient.map(|g| into_tensor(g, arg)).transpose()?;
+            *tensor = lay_aside(arg, gradient.map(|g| into_tensor(g, arg)).transpose()?)?;
         }
         Ok(tensors)
     }
