@@ -70,15 +70,17 @@ pub struct Split {
 /// `held_out_share` (0 to 1) of the items are held out. Where a share above 0 hits none or all of two or more keys, the lowest or highest
 /// hash changes sides, so that both sides can be used.
 pub fn split(dataset: &Dataset, held_out_share: f64) -> Split {
-    split_places((0..dataset.len()).map(|i| dataset.key(i).map_or(1.0, |key| place(&key))).collect(), held_out_share)
+    let places: Vec<f64> = (0..dataset.len()).map(|i| dataset.key(i).map_or(1.0, |key| place(&key))).collect();
+    split_places(&places, held_out_share)
 }
 
 /// [`split`] of latents: a mirrored one is on the side of its original.
 pub fn split_latents(latents: &LatentSet, held_out_share: f64) -> Split {
-    split_places((0..latents.len()).map(|i| latents.key(i).map_or(1.0, place)).collect(), held_out_share)
+    let places: Vec<f64> = (0..latents.len()).map(|i| latents.key(i).map_or(1.0, place)).collect();
+    split_places(&places, held_out_share)
 }
 
-fn split_places(places: Vec<f64>, held_out_share: f64) -> Split {
+fn split_places(places: &[f64], held_out_share: f64) -> Split {
     let (mut least, mut most) = (f64::INFINITY, f64::NEG_INFINITY);
     places.iter().for_each(|place| (least, most) = (least.min(*place), most.max(*place)));
     let both = least < most && held_out_share > 0.0 && held_out_share < 1.0;
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn what_has_one_key_stays_together() {
         let sides = |places: &[f64], share: f64| {
-            let split = split_places(places.to_vec(), share);
+            let split = split_places(places, share);
             (split.train, split.held_out)
         };
         assert_eq!(sides(&[0.7, 0.7, 0.4, 0.4], 0.1), (vec![0, 1], vec![2, 3]));

@@ -47,7 +47,7 @@ fn bits(t: &Tensor) -> Vec<u32> {
 /// The crate's backward pass answers what candle's does.
 fn agrees(ours: &GradStore, candles: &GradStore, inputs: &[&Tensor], store: &ParamStore) {
     let parameters: Vec<_> = store.parameters().iter().map(|p| p.var().clone()).collect();
-    for of in inputs.iter().copied().chain(parameters.iter().map(|var| var.as_tensor())) {
+    for of in inputs.iter().copied().chain(parameters.iter().map(Var::as_tensor)) {
         let values = |g: &GradStore| g.get(of).map(|g| g.flatten_all().unwrap().to_vec1::<f32>().unwrap());
         let (ours, candles) = (values(ours), values(candles));
         assert_eq!(ours.is_some(), candles.is_some());

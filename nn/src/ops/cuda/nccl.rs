@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{
-    DType, Device, Result, Tensor,
+    CudaStorage, DType, Device, Result, Tensor,
     cuda_backend::{
         CudaStorageSlice, WrapErr,
         cudarc::nccl::{Comm, Id, ReduceOp, group_end, group_start, result::NcclError},
@@ -74,7 +74,7 @@ impl Cards {
 }
 
 fn queue(comm: &Comm, from: &View<'_>, to: &mut Buffer) -> Result<()> {
-    let to = nvidia::floats_mut(to)?;
+    let Buffer::Nvidia(CudaStorage { slice: CudaStorageSlice::F32(to), .. }) = to else { return Err(elsewhere()) };
     let CudaStorageSlice::F32(slice) = nvidia::slice(from)? else { return Err(elsewhere()) };
     let from = slice.slice(from.offset..from.offset + from.len);
     comm.all_reduce(&from, to, &ReduceOp::Sum).map_err(|e| failed("summing", e))?;

@@ -116,15 +116,6 @@ pub(super) fn slice<'a>(view: &View<'a>) -> Result<&'a CudaStorageSlice> {
     }
 }
 
-/// The float32 elements of a buffer, to be written.
-#[cfg(feature = "nccl")]
-pub(super) fn floats_mut(buffer: &mut Buffer) -> Result<&mut CudaSlice<f32>> {
-    match buffer {
-        Buffer::Nvidia(CudaStorage { slice: CudaStorageSlice::F32(floats), .. }) => Ok(floats),
-        _ => Err(elsewhere()),
-    }
-}
-
 /// Launches a kernel on the device's stream.
 pub(super) fn launch(device: &CudaDevice, launch: &Launch, args: &mut [Arg<'_>]) -> Result<()> {
     let ptx = compiled(device, launch.source, launch.dtype)?;
