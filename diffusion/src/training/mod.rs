@@ -77,8 +77,9 @@ pub struct TrainSummary {
 /// The model configuration that `config` describes on these data and stage boundaries (sigma, ascending).
 ///
 /// # Errors
-/// If the U-Net, the stages and the data do not fit together.
+/// If a setting cannot be used, or the U-Net, the stages and the data do not fit together.
 pub fn model_config(config: &DiffusionTraining, data: TrainingData<'_>, boundaries: &[f64]) -> Result<ModelConfig> {
+    config.validate()?;
     data.check(config)?;
     let shape = data.shape(config);
     let mut unet = config.unet.clone();
@@ -162,7 +163,6 @@ fn train_with_peers(
     context: &TrainContext<'_>,
 ) -> Result<TrainSummary> {
     // Build.
-    config.validate()?;
     let (device, peers) = (context.device, context.peers);
     check_ranks(config, peers)?;
     let mut model = Model::new(&model_config(config, data, boundaries)?, config.seed, device)?;
