@@ -206,7 +206,7 @@ fn a_word_gives_way_to_a_table() {
     for text in ["policy={ probabilities = [0.5, 0.5] }", "policy.probabilities=[0.5, 0.5]"] {
         assert_eq!(resolve::<Outer>(sets(&[text])).unwrap().0.policy, Policy::Probabilities(vec![0.5, 0.5]));
     }
-    let message = error(sets(&["policy=[0.5, 0.5]"])).to_string();
+    let message = resolve::<Outer>(sets(&["policy=[0.5, 0.5]"])).unwrap_err().to_string();
     assert!(message.contains("key `policy` in --set: expected"), "{message}");
 }
 
