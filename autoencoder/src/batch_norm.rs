@@ -81,3 +81,26 @@ impl BatchNorm {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use strata_nn::params::ParamStore;
+
+    use super::*;
+
+    #[test]
+    fn running_statistics_move_a_tenth_towards_those_of_the_batch() -> Result<()> {
+        let store = ParamStore::new(0, &Device::Cpu);
+        let norm = BatchNorm::new(&store.root(), 1)?;
+        // Mean 4, unbiased variance 20 / 3.
+        let x = Tensor::new(&[1f32, 3.0, 5.0, 7.0], &Device::Cpu)?.reshape((1, 2, 2, 1))?;
+        norm.forward(&x, Statistics::Batch)?;
+        let (mean, variance) = (0.1 * 4.0, 0.9 + 0.1 * 20.0 / 3.0);
+        let y = norm.forward(&x, Statistics::Running)?.flatten_all()?.to_vec1::<f32>()?;
+        for (y, x) in y.into_iter().zip([1.0, 3.0, 5.0, 7.0]) {
+            assert!((f64::from(y) - (x - mean) / (variance + EPS).sqrt()).abs() < 1e-6);
+        }
+        Ok(())
+    }
+}

@@ -141,3 +141,26 @@ pub(crate) fn code(model: &Autoencoder, config: &AutoencoderTraining, x: &Tensor
         Autoencoder::Tiny(model) => Ok(Coded { latent: model.encode(x)?, penalty: None, terms: Vec::new(), codes: None }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AutoencoderKl, KlConfig};
+
+    #[test]
+    fn the_divergence_counts_per_pixel_and_noise_is_that_of_the_position() -> Result<()> {
+        let store = ParamStore::new(0, &Device::Cpu);
+        let config = KlConfig { channels: vec![8, 16], norm_groups: 4, ..KlConfig::default() };
+        let model = Autoencoder::Kl(AutoencoderKl::new(&config, &store.root())?);
+        let config = AutoencoderTraining { kl_weight: 0.5, ..AutoencoderTraining::default() };
+        let x = Key::new(1, "x").normal_tensor(&[2, 3, 8, 8], &Device::Cpu)?;
+        let both = code(&model, &config, &x, 6)?;
+        let number = |t: &Tensor| -> Result<f32> { Ok(t.to_scalar::<f32>()?) };
+        let penalty = both.penalty.as_ref().map(number).transpose()?.unwrap_or(f32::NAN);
+        assert!((penalty - 0.5 * number(&both.terms[0].1)? / (3.0 * 64.0)).abs() < 1e-6 * penalty);
+        let second = code(&model, &config, &x.narrow(0, 1, 1)?.contiguous()?, 7)?.latent;
+        let difference = (both.latent.narrow(0, 1, 1)? - second)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(difference < 1e-5, "{difference}");
+        Ok(())
+    }
+}
