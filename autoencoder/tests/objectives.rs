@@ -4,7 +4,7 @@
 
 mod common;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use common::{StopAt, assert_same_bits, complete, files, pictures_in, tempdir_in, train_in, values};
 use strata_autoencoder::{
     AdversarialTraining, AutoencoderTraining, CodebookTraining, EncodeOptions, Kind, KlConfig, PerceptualTraining, TinyConfig,
@@ -84,6 +84,28 @@ fn every_part_of_a_training_goes_on_where_it_stood() {
         check_records(&without_times(&whole), kind);
         check_checkpoint(&whole, kind);
     }
+}
+
+#[test]
+fn the_weight_of_the_discriminator_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures_in(&tempdir_in(dir.path(), "data"), 12);
+    let trained = |weight: f64| {
+        let run = dir.path().join(format!("{weight}"));
+        let plain = everything(Kind::Kl);
+        let adversarial = AdversarialTraining { weight, start_images: 0, ..plain.adversarial.clone() };
+        let config = AutoencoderTraining { images: 24, adversarial, ..plain };
+        train_in(&run, &config, &data, &NoProgress, &Interrupt::default());
+        files(&run).remove("model.safetensors").unwrap()
+    };
+    let without = trained(0.0);
+    let difference = |weight: f64| -> f32 {
+        let with = trained(weight);
+        let of = |(name, t): (&String, &Tensor)| (t - &with[name]).unwrap().abs().unwrap().sum_all().unwrap();
+        without.iter().map(|one| of(one).to_scalar::<f32>().unwrap()).sum()
+    };
+    let (hardly, half) = (difference(1e-9), difference(0.5));
+    assert!(hardly < 0.2 * half, "{hardly} {half}");
 }
 
 #[test]
