@@ -102,6 +102,8 @@ fn cli_samples_are_like_the_pictures_that_are_shown() {
     let both = mean("pictures", "both");
     assert_eq!(both[0], dark[0]);
     assert_eq!(both[1], bright[1]);
+    // More seeds, which take more of the files, go on in the same folder.
+    ok(folder, &["sample", "run", "--steps", "4", "--seeds", "0-9", "--out", "both", "--like", "pictures"], &[]);
     // Another picture at the same place is another picture.
     std::fs::copy(folder.join("pictures/00.png"), folder.join("shown.png")).unwrap();
     mean("shown.png", "shown");

@@ -260,7 +260,8 @@ pub fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
 /// Picture files that the seeds of samples take in turn.
 #[derive(Debug, Default)]
 pub struct Taken {
-    /// Those that are taken.
+    all: Vec<PathBuf>,
+    /// Those up to the last that is taken.
     pub files: Vec<PathBuf>,
     /// Which of them each seed takes.
     pub of: Vec<u32>,
@@ -272,19 +273,19 @@ impl Taken {
     /// # Errors
     /// If there is none.
     pub fn new(path: &Path, seeds: &[u64]) -> anyhow::Result<Self> {
-        let mut files = files(path)?;
-        let all = files.len() as u64;
+        let all = files(path)?;
+        let n = all.len() as u64;
         // Only what is taken is read.
-        files.truncate(seeds.iter().max().map_or(1, |last| (*last as usize).saturating_add(1)).min(files.len()));
-        Ok(Self { files, of: seeds.iter().map(|seed| (seed % all) as u32).collect() })
+        let last = seeds.iter().max().map_or(0, |last| *last.min(&(n - 1)) as usize);
+        Ok(Self { files: all[..=last].to_vec(), of: seeds.iter().map(|seed| (seed % n) as u32).collect(), all })
     }
 
-    /// Of what is in the files.
+    /// Of what is in all the files, so that it does not depend on the seeds: more of them may follow into the same folder.
     ///
     /// # Errors
     /// If one cannot be read.
     pub fn sha256(&self) -> anyhow::Result<Vec<String>> {
-        self.files.iter().map(|file| Ok(sha256_file(file)?)).collect()
+        self.all.iter().map(|file| Ok(sha256_file(file)?)).collect()
     }
 }
 
